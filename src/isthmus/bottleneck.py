@@ -1,0 +1,194 @@
+"""Where the bottleneck is, of what dimension, and why that may be wrong (theory file, section 4)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from isthmus.geodesic import Geodesic
+from isthmus.mechanics import MechanicsTable, mechanics, rank, spectra
+
+# Above this, energies and H describe the optimiser; see `isthmus.mechanics.stationarity_residual`.
+RESIDUAL_TRUSTED = 0.05
+# A plateau must span so many states and so much of p to be called one.
+PLATEAU_STATES, PLATEAU_LENGTH = 3, 0.15
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """The bottleneck of a path, with its doubts.
+
+    Args:
+        rank: estimate of k*, or None where the network has collapsed.
+        trusted: whether there is no doubt.
+        method: how the estimate was made.
+        doubts: why it may be wrong, a sentence each.
+        verdict: one paragraph.
+        slow: layers (1..L) where representations drift; see ``slow`` of the table.
+        fast: the others.
+        ranks_A: ranks of ``A_0 … A_L`` at the threshold.
+        ranks_W: ranks of ``W_1 … W_L``.
+        plateau: first and last state index of the plateau, or None.
+        threshold: of all ranks, relative to the largest singular value.
+    """
+
+    rank: int | None
+    trusted: bool
+    method: str
+    doubts: tuple[str, ...]
+    verdict: str
+    slow: tuple[int, ...]
+    fast: tuple[int, ...]
+    ranks_A: tuple[int, ...]
+    ranks_W: tuple[int, ...]
+    plateau: tuple[int, int] | None
+    threshold: float
+
+
+def longest_run(values: list[int], wanted: int) -> tuple[int, int]:
+    """First and last index of the longest run of ``wanted`` (the first of equals).
+
+    >>> longest_run([5, 3, 3, 4, 3], 3)
+    (1, 2)
+    """
+    best, start = (0, -1), None
+    for i, value in enumerate([*values, wanted - 1]):
+        if value == wanted and start is None:
+            start = i
+        elif value != wanted and start is not None:
+            if i - start > best[1] - best[0] + 1:
+                best = (start, i - 1)
+            start = None
+    return best
+
+
+def collapsed(geodesic: Geodesic) -> bool:
+    """Whether the network has become (nearly) constant: inputs no longer reach the end state."""
+    A0, A1 = geodesic.A[0], geodesic.A[-1]
+    spread_in, spread_out = (A0 - A0.mean(0)).norm(), (A1 - A1.mean(0)).norm()
+    return bool(spread_out < 1e-3 * spread_in) or bool(spectra(geodesic.A[-1])[0] == 0)
+
+
+def _doubts(
+    geodesic: Geodesic, table: MechanicsTable, estimate: int, plateau: tuple[int, int], threshold: float
+) -> list[str]:
+    doubts = []
+    summary = table.summary()
+    residual = float(summary["residual_max"] or 0.0)
+    if not residual <= RESIDUAL_TRUSTED:
+        doubts.append(
+            f"the stationarity residual reaches {residual:.2g} (trusted up to {RESIDUAL_TRUSTED}): this is no "
+            "critical point, and B, H and −2H/L̃ show optimisation error"
+        )
+    p = geodesic.positions
+    states, length = plateau[1] - plateau[0] + 1, float(p[plateau[1]] - p[plateau[0]])
+    if states < PLATEAU_STATES or length < PLATEAU_LENGTH:
+        doubts.append(
+            f"no plateau: the rank stays at its minimum for {states} state(s) over {length:.2g} of p "
+            f"(asked for {PLATEAU_STATES} and {PLATEAU_LENGTH})"
+        )
+    middle = spectra(geodesic.A[(plateau[0] + plateau[1]) // 2])
+    low, high = int(rank(middle, min(3 * threshold, 0.99))), int(rank(middle, threshold / 3))
+    if low != high:
+        doubts.append(
+            f"the rank depends on the threshold: {low} at {3 * threshold:.2g}, {high} at {threshold / 3:.2g}"
+        )
+    coi = float(summary["min_coi_stable"] or 0.0)
+    if abs(coi - estimate) > 0.5:
+        doubts.append(f"the stable cost of identity has its minimum at {coi:.3g}, not near {estimate}")
+    h = summary["minus_2h_over_l_median"]
+    if h is None:
+        doubts.append("at L̃ = 0 nothing presses for a bottleneck, and −2H/L̃ is not defined")
+    elif not estimate - 1 <= h <= estimate + 0.5:
+        doubts.append(
+            f"−2H/L̃ is {h:.3g} (median over layers), where an estimate from below of {estimate} was expected"
+        )
+    if 0 < geodesic.effective_depth < 3:
+        doubts.append(f"at L̃ = {geodesic.effective_depth:g} the two timescales are hardly separated")
+    return doubts
+
+
+def bottleneck(
+    geodesic: Geodesic, table: MechanicsTable | None = None, threshold: float = 1e-2
+) -> Bottleneck:
+    """Ranks, slow and fast layers, and one estimate of the bottleneck rank k*, with the reasons to distrust it.
+
+    The estimate is the least number of singular values of an interior state ``A_1 … A_{L−1}`` above the threshold. With
+    a ReLU the states are non-negative, and one of these directions may be their mean.
+
+    Args:
+        geodesic: a path.
+        table: its mechanics, if they are at hand.
+        threshold: relative to the largest singular value of each state.
+
+    Raises:
+        ValueError: a threshold outside (0, 1); see also `isthmus.mechanics.mechanics`.
+    """
+    table = mechanics(geodesic, rank_threshold=threshold) if table is None else table
+    ranks_A = rank(table.spectra_a, threshold).tolist()
+    ranks_W = rank(table.spectra_w, threshold).tolist()
+    slow = tuple(int(layer) for layer, s in zip(table["layer"], table["slow"], strict=True) if s)
+    common: dict[str, Any] = {
+        "slow": slow,
+        "fast": tuple(int(layer) for layer in table["layer"] if layer not in slow),
+        "ranks_A": tuple(ranks_A),
+        "ranks_W": tuple(ranks_W),
+        "threshold": threshold,
+    }
+    if collapsed(geodesic):
+        doubt = (
+            "the network has collapsed: its outputs hardly depend on its inputs, and the zero network is a local "
+            "minimum. Try the default initialisation, a smaller L̃ or weight decay, or a larger rate"
+        )
+        return Bottleneck(
+            rank=None,
+            trusted=False,
+            method="none: collapsed",
+            doubts=(doubt,),
+            verdict=f"No bottleneck to speak of: {doubt}.",
+            plateau=None,
+            **common,
+        )
+    interior = ranks_A[1:-1] if len(ranks_A) > 2 else ranks_A
+    offset = 1 if len(ranks_A) > 2 else 0
+    estimate = min(interior)
+    first, last = longest_run(interior, estimate)
+    plateau = (first + offset, last + offset)
+    doubts = tuple(_doubts(geodesic, table, estimate, plateau, threshold))
+    method = (
+        f"least number of singular values of A_1..A_(L-1) above {threshold:g} times the largest, "
+        f"held from A_{plateau[0]} to A_{plateau[1]}"
+    )
+    return Bottleneck(
+        rank=estimate,
+        trusted=not doubts,
+        method=method,
+        doubts=doubts,
+        verdict=_verdict(geodesic, table, estimate, plateau, doubts),
+        plateau=plateau,
+        **common,
+    )
+
+
+def _verdict(
+    geodesic: Geodesic,
+    table: MechanicsTable,
+    estimate: int,
+    plateau: tuple[int, int],
+    doubts: tuple[str, ...],
+) -> str:
+    p, summary = geodesic.positions, table.summary()
+    A = geodesic.A[(plateau[0] + plateau[1]) // 2]
+    centred = int(rank(torch.linalg.svdvals(A - A.mean(0)), 0.2))
+    h = summary["minus_2h_over_l_median"]
+    said = (
+        f"Bottleneck of rank {estimate} from p = {float(p[plateau[0]]):.2f} to {float(p[plateau[1]]):.2f} "
+        f"(states A_{plateau[0]} to A_{plateau[1]}); about the mean it varies in {centred} direction(s). "
+        f"Least stable cost of identity {summary['min_coi_stable']:.3g}"
+    )
+    said += f", −2H/L̃ {h:.3g}" if h is not None and math.isfinite(h) else ""
+    said += f"; stationarity residual at most {summary['residual_max']:.2g}."
+    if not doubts:
+        return said + " Nothing speaks against the estimate."
+    return said + f" Not to be trusted without more: {len(doubts)} doubt(s)."

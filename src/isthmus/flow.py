@@ -1,0 +1,186 @@
+"""The fused flow: states A forward, back-propagated gradients G backward, without autograd (E2), (E8).
+
+Inside, matrices are columns, ``(width, samples)``, as in the paper: one layer is then a single ``addmm`` into a
+preallocated buffer, which carries the skip, the step-size and, backward, the weight decay. `path` and `momenta` are
+the batch-first functions on top; `FlowWorkspace` is what training uses.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from isthmus._types import Path, Rows, StepSizesVector, Weights
+from isthmus.activations import Activation
+
+
+class FlowWorkspace:
+    """Buffers of one shape, and the two sweeps over them. Reused from step to step; nothing is allocated in a sweep.
+
+    Args:
+        activation: σ, which also says whether a 1 is appended.
+        effective_depth: L̃ ≥ 0.
+        depth: number of layers L.
+        width: width w of the representation.
+        samples: N.
+        dtype: of every buffer.
+        device: of every buffer.
+        keep_gradients: keep ``∂C/∂A_ℓ`` of every layer (mechanics) instead of two buffers in turn (training).
+    """
+
+    def __init__(
+        self,
+        activation: Activation,
+        effective_depth: float,
+        depth: int,
+        width: int,
+        samples: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        keep_gradients: bool = False,
+    ) -> None:
+        self.activation = activation
+        self.effective_depth = float(effective_depth)
+        self.depth, self.width, self.samples = depth, width, samples
+        kind: dict[str, Any] = {"dtype": dtype, "device": device}
+        self.A = torch.empty((depth + 1, width, samples), **kind)
+        self.S = torch.empty((depth, width + activation.extra, samples), **kind)
+        if activation.append_one:
+            self.S[:, width] = 1
+        self.G = torch.empty((depth + 1 if keep_gradients else 2, width, samples), **kind)
+        self._pulled = torch.empty((width, samples), **kind)
+
+    def gradient(self, layer: int) -> Float[Tensor, "width samples"]:
+        """The buffer of ``∂C/∂A_ℓ`` (with two buffers, only the two newest layers of the sweep hold)."""
+        return self.G[layer % self.G.shape[0]]
+
+    def forward(self, W: Weights, rho: Sequence[float]) -> Float[Tensor, "width samples"]:
+        """(E2) from ``A[0]``, which the caller has filled: ``A_ℓ = (1−ρ_ℓL̃)A_{ℓ−1} + ρ_ℓ W_ℓ σ(A_{ℓ−1})``."""
+        w = self.width
+        for layer, r in enumerate(rho):
+            before, S = self.A[layer], self.S[layer]
+            self.activation.value(before, out=S[:w])
+            torch.addmm(
+                before, W[layer], S, beta=1 - r * self.effective_depth, alpha=r, out=self.A[layer + 1]
+            )
+        return self.A[self.depth]
+
+    def backward(
+        self,
+        W: Weights,
+        rho: Sequence[float],
+        weight_decay: float,
+        out: Weights | None,
+        to_input: bool = True,
+    ) -> Float[Tensor, "width samples"]:
+        """(E8) from ``gradient(depth)``, which the caller has filled with ``∂C/∂A_L``.
+
+        Writes the gradient of the whole objective, ``ρ_ℓ G_ℓ σ(A_{ℓ−1})ᵀ + μ ρ_ℓ W_ℓ`` (E3), to ``out`` where given,
+        and returns ``∂C/∂A_0`` (without ``to_input``, the last layer's pull-back is left out and what comes back is
+        ``∂C/∂A_1``).
+        """
+        w = self.width
+        for layer in range(self.depth, 0, -1):
+            r, G, S = rho[layer - 1], self.gradient(layer), self.S[layer - 1]
+            if out is not None:
+                torch.addmm(W[layer - 1], G, S.T, beta=weight_decay * r, alpha=r, out=out[layer - 1])
+            if layer == 1 and not to_input:
+                return G
+            # beta=0 into the buffer itself: ρ rides on the product, and nothing is read or copied first.
+            torch.addmm(self._pulled, W[layer - 1, :, :w].T, G, beta=0, alpha=r, out=self._pulled)
+            self.activation.pullback_(self._pulled, self.A[layer - 1], S[:w])
+            torch.add(self._pulled, G, alpha=1 - r * self.effective_depth, out=self.gradient(layer - 1))
+        return self.gradient(0)
+
+
+def _check(W: Tensor, rho: Tensor, width: int, activation: Activation) -> None:
+    if W.shape[1] != width or W.shape[2] != width + activation.extra:
+        raise ValueError(
+            f"weights must be (layers, {width}, {width + activation.extra}) for states of width {width} and "
+            f"{activation}, got {tuple(W.shape)}"
+        )
+    if rho.shape[0] != W.shape[0]:
+        raise ValueError(
+            f"one step-size a layer: {W.shape[0]} weight matrices, but {rho.shape[0]} step-sizes"
+        )
+
+
+def path(A0: Rows, W: Weights, rho: StepSizesVector, effective_depth: float, activation: Activation) -> Path:
+    """The path ``A_0, …, A_L`` of (E2), arXiv:2405.17573, section 1.
+
+    Args:
+        A0: inputs in the representation space, batch-first ``(samples, width)``.
+        W: weights ``(layers, width, width + 1)``, the bias as last column; without the appended 1 ``(…, width)``.
+        rho: step-sizes ``(layers,)``, summing to the range of p (1 in the paper).
+        effective_depth: L̃ ≥ 0.
+        activation: σ.
+
+    Returns:
+        ``(layers + 1, samples, width)``, batch-first (a transposed view of the columns).
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+    """
+    _check(W, rho, A0.shape[1], activation)
+    flow = FlowWorkspace(
+        activation, effective_depth, W.shape[0], A0.shape[1], A0.shape[0], dtype=A0.dtype, device=A0.device
+    )
+    with torch.no_grad():
+        flow.A[0].copy_(A0.T)
+        flow.forward(W, rho.tolist())
+    return flow.A.transpose(1, 2)
+
+
+def momenta(
+    A: Path,
+    M_end: Rows,
+    W: Weights,
+    rho: StepSizesVector,
+    effective_depth: float,
+    activation: Activation,
+) -> Path:
+    """The momenta along a path, scaled as ``M = L̃B = −(1/μ) ∂C/∂A``: finite also at L̃ = 0 (E8).
+
+    ``M_ℓ`` belongs *after* layer ℓ. With the state *before* it, ``A_{ℓ−1}``, it makes the staggered pair at which the
+    Hamiltonian and the stationarity of ``W_ℓ`` are to be evaluated (theory file, section 3).
+
+    Args:
+        A: the path ``(layers + 1, samples, width)``.
+        M_end: ``−(1/μ) ∂C/∂A_L``, ``(samples, width)``.
+        W: weights ``(layers, width, width_in)``.
+        rho: step-sizes ``(layers,)``.
+        effective_depth: L̃ ≥ 0.
+        activation: σ.
+
+    Returns:
+        ``(layers + 1, samples, width)``: ``M_0, …, M_L``.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+    """
+    layers, samples, width = A.shape[0] - 1, A.shape[1], A.shape[2]
+    _check(W, rho, width, activation)
+    if W.shape[0] != layers:
+        raise ValueError(
+            f"a path of {layers + 1} states has {layers} layers, but there are {W.shape[0]} weights"
+        )
+    flow = FlowWorkspace(
+        activation,
+        effective_depth,
+        layers,
+        width,
+        samples,
+        dtype=A.dtype,
+        device=A.device,
+        keep_gradients=True,
+    )
+    with torch.no_grad():
+        flow.A.copy_(A.transpose(1, 2))
+        for layer in range(layers):
+            activation.value(flow.A[layer], out=flow.S[layer, :width])
+        flow.gradient(layers).copy_(M_end.T)
+        flow.backward(W, rho.tolist(), 0.0, None)
+    return flow.G.transpose(1, 2)

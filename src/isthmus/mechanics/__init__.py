@@ -1,0 +1,50 @@
+"""The quantities of the theory: pure functions of tensors, batch-first, and one table of them all."""
+
+from isthmus.mechanics.cost_of_identity import cost_of_identity
+from isthmus.mechanics.hamiltonian import (
+    energy_identity_defect,
+    flow_velocity,
+    hamiltonian,
+    hamiltonian_from_velocity,
+    scaled_hamiltonian,
+)
+from isthmus.mechanics.invariants import (
+    Theorem4,
+    balancedness_defect,
+    norm_defect,
+    stationarity_residual,
+    theorem4,
+)
+from isthmus.mechanics.lagrangian import Energies, best_weights, energies
+from isthmus.mechanics.metric import FeatureMetric
+from isthmus.mechanics.spectra import nuclear_rank, rank, spectra, stable_rank
+from isthmus.mechanics.symmetries import Transformed, raise_effective_depth, stretch
+from isthmus.mechanics.table import COLUMNS, MechanicsTable, mechanics
+
+__all__ = [
+    "COLUMNS",
+    "Energies",
+    "FeatureMetric",
+    "MechanicsTable",
+    "Theorem4",
+    "Transformed",
+    "balancedness_defect",
+    "best_weights",
+    "cost_of_identity",
+    "energies",
+    "energy_identity_defect",
+    "flow_velocity",
+    "hamiltonian",
+    "hamiltonian_from_velocity",
+    "mechanics",
+    "norm_defect",
+    "nuclear_rank",
+    "raise_effective_depth",
+    "rank",
+    "scaled_hamiltonian",
+    "spectra",
+    "stable_rank",
+    "stationarity_residual",
+    "stretch",
+    "theorem4",
+]

@@ -1,0 +1,18 @@
+"""Step-sizes ρ_ℓ: rules with explicit state, and a scheduler that applies them to a model."""
+
+from isthmus.mesh.adaptive import Adaptive
+from isthmus.mesh.base import MeshState, StepSizeRule, relative_changes
+from isthmus.mesh.equidistant import Equidistant
+from isthmus.mesh.irregular import Irregular
+from isthmus.mesh.scheduler import MeshScheduler, interpolate_weights
+
+__all__ = [
+    "Adaptive",
+    "Equidistant",
+    "Irregular",
+    "MeshScheduler",
+    "MeshState",
+    "StepSizeRule",
+    "interpolate_weights",
+    "relative_changes",
+]

@@ -1,0 +1,171 @@
+"""L-BFGS with a weak-Wolfe bisection line search, which does not give up at ReLU's kinks.
+
+A strong-Wolfe search, as in `torch.optim.LBFGS`, asks for ``|φ'(t)|`` to fall, which no step does when the minimum
+along the line is a kink. Lewis and Overton (2013, "Nonsmooth optimization via quasi-Newton methods") ask for the weak
+condition only, and bisect. Variables are ``√ρ_ℓ W_ℓ``, in which the penalty of (E3) is a multiple of the unit matrix.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isthmus.solve.objective import Evaluation, Problem
+from isthmus.solve.optimiser import Closure, Optimiser
+
+
+class LBFGS(Optimiser):
+    """Limited-memory BFGS on all parameters of a problem.
+
+    Args:
+        problem: whose parameters, gradients and step-sizes are used.
+        memory: number of curvature pairs. Tuned: see docs/notes/solver.md.
+        decrease: sufficient decrease c₁ of the line search.
+        curvature: c₂ of the weak Wolfe condition.
+        evaluations: at most so many in one line search.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        memory: int = 60,
+        decrease: float = 1e-4,
+        curvature: float = 0.9,
+        evaluations: int = 25,
+    ) -> None:
+        self.problem, self.memory = problem, memory
+        self.decrease, self.curvature, self.evaluations = decrease, curvature, evaluations
+        size = sum(p.numel() for p in problem.parameters)
+        weight = problem.model.weight
+        self._s = torch.zeros((memory, size), dtype=weight.dtype, device=weight.device)
+        self._y = torch.zeros_like(self._s)
+        self._sy = [0.0] * memory
+        self._count = 0  # pairs ever stored since the last reset; slot = count % memory
+        self._gradient: Tensor | None = None
+        self._evaluation: Evaluation | None = None
+        self._stalled = False
+
+    @property
+    def finished(self) -> bool:
+        """True when even steepest descent finds no decrease: arithmetic, or a kink, is in the way."""
+        return self._stalled
+
+    def parameters_moved(self) -> None:
+        """Forget the curvature: it belongs to another objective."""
+        self._count, self._gradient, self._evaluation, self._stalled = 0, None, None, False
+
+    def _scales(self) -> list[Tensor | float]:
+        return [self.problem.model.rho.sqrt()[:, None, None], *[1.0] * (len(self.problem.parameters) - 1)]
+
+    def _read(self, gradient: bool) -> Tensor:
+        pieces = []
+        for p, scale in zip(self.problem.parameters, self._scales(), strict=True):
+            if gradient:
+                assert p.grad is not None
+                pieces.append((p.grad / scale).flatten())
+            else:
+                pieces.append((p.data * scale).flatten())
+        return torch.cat(pieces)
+
+    def _write(self, v: Tensor) -> None:
+        start = 0
+        for p, scale in zip(self.problem.parameters, self._scales(), strict=True):
+            p.data.copy_(v[start : start + p.numel()].view_as(p) / scale)
+            start += p.numel()
+
+    def _direction(self, g: Tensor) -> Tensor:
+        """The two-loop recursion."""
+        q = -g
+        first = max(0, self._count - self.memory)
+        slots = [k % self.memory for k in range(first, self._count)]
+        if not slots:
+            return q / max(1.0, float(g.norm()))
+        alphas = {}
+        for slot in reversed(slots):
+            alphas[slot] = self._s[slot].dot(q) / self._sy[slot]
+            q.sub_(self._y[slot] * alphas[slot])
+        newest = slots[-1]
+        q.mul_(self._sy[newest] / self._y[newest].square().sum())
+        for slot in slots:
+            q.add_(self._s[slot] * (alphas[slot] - self._y[slot].dot(q) / self._sy[slot]))
+        return q
+
+    def _search(
+        self, closure: Closure, x: Tensor, d: Tensor, f0: float, slope: float
+    ) -> tuple[Evaluation, Tensor, float] | None:
+        """Weak Wolfe by bisection; leaves the parameters at the accepted point. None where there is none."""
+        low, high, t = 0.0, math.inf, 1.0
+        fallback: tuple[Evaluation, Tensor, float] | None = None
+        for _ in range(self.evaluations):
+            self._write(x + t * d)
+            evaluation = closure()
+            if not evaluation.objective <= f0 + self.decrease * t * slope:  # also NaN
+                high = t
+            else:
+                g = self._read(gradient=True)
+                fallback = (evaluation, g, t)
+                if bool(g.dot(d) < self.curvature * slope):
+                    low = t
+                else:
+                    return fallback
+            t = 0.5 * (low + high) if high < math.inf else 2 * t
+        if fallback is not None:  # decreased, but the curvature condition was never met: still a step
+            self._write(x + fallback[2] * d)
+            return closure(), fallback[1], fallback[2]
+        return None
+
+    @torch.no_grad()
+    def step(self, closure: Closure, rate: float) -> Evaluation:
+        """One quasi-Newton step; falls back on steepest descent, then reports itself finished."""
+        if self._gradient is None or self._evaluation is None:
+            self._evaluation = closure()
+            self._gradient = self._read(gradient=True)
+        x, g, before = self._read(gradient=False), self._gradient, self._evaluation
+        if not math.isfinite(before.objective):
+            return before
+        for attempt in range(2):
+            d = self._direction(g)
+            slope = float(g.dot(d))
+            found = self._search(closure, x, d, before.objective, slope) if slope < 0 else None
+            if found is not None:
+                break
+            if attempt == 0 and self._count > 0:
+                self._count = 0
+                continue
+            self._write(x)
+            self._evaluation = closure()
+            self._stalled = True
+            return self._evaluation
+        assert found is not None
+        evaluation, g_new, t = found
+        s, y = t * d, g_new - g
+        sy = float(s.dot(y))
+        if sy > 1e-10 * float(y.norm()) * float(s.norm()):
+            slot = self._count % self.memory
+            self._s[slot], self._y[slot], self._sy[slot] = s, y, sy
+            self._count += 1
+        self._gradient, self._evaluation = g_new, evaluation
+        return evaluation
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stored pairs, and the value and gradient at the current point."""
+        e = self._evaluation
+        return {
+            "s": self._s,
+            "y": self._y,
+            "sy": list(self._sy),
+            "count": self._count,
+            "gradient": self._gradient,
+            "evaluation": None if e is None else [e.objective, e.data_cost, e.penalty],
+            "stalled": self._stalled,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take such a state back."""
+        self._s.copy_(state["s"])
+        self._y.copy_(state["y"])
+        self._sy, self._count = list(state["sy"]), state["count"]
+        self._gradient = None if state["gradient"] is None else state["gradient"].clone()
+        self._evaluation = None if state["evaluation"] is None else Evaluation(*state["evaluation"])
+        self._stalled = state["stalled"]

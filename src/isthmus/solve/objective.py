@@ -1,0 +1,229 @@
+"""The objective (E3) of a model on data: value, gradient, residual and geodesic, by the fused flow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from isthmus.flow import FlowWorkspace
+from isthmus.geodesic import Geodesic
+from isthmus.model import LeakyResNet
+
+Loss = Literal["mse", "cross_entropy"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of the objective on a batch.
+
+    Args:
+        objective: data cost plus penalty.
+        data_cost: C of (E3).
+        penalty: ``(μ/2)(Σ_ℓ ρ_ℓ‖W_ℓ‖² + ‖learned ends‖²)``.
+    """
+
+    objective: float
+    data_cost: float
+    penalty: float
+
+
+class Problem:
+    """A model, its data and the weight decay: the objective (E3), arXiv:2405.17573.
+
+    ``C(A_1) + (μ/2) Σ_ℓ ρ_ℓ ‖W_ℓ‖_F²`` with μ = λ/L̃, biases included; learned end maps are penalised by
+    ``(μ/2)‖·‖_F²`` as well, since otherwise they would carry the scale for free.
+
+    Args:
+        model: the network; its parameters are read and written in place.
+        x: inputs ``(samples, in_features)``.
+        y: targets ``(samples, out_features)``, or class indices ``(samples,)`` for cross-entropy.
+        loss: ``mse``, ``(1/N) Σ_i ‖y_i − f(x_i)‖²`` (summed over outputs), or ``cross_entropy`` (mean).
+        mu: weight decay μ > 0; 0.001 in the paper.
+        x_test: inputs of the test part, or None.
+        y_test: targets of the test part.
+
+    Raises:
+        ValueError: shapes that do not fit the model or each other, μ ≤ 0, an unknown loss.
+    """
+
+    def __init__(
+        self,
+        model: LeakyResNet,
+        x: Float[Tensor, "samples in_features"],
+        y: Tensor,
+        *,
+        loss: Loss = "mse",
+        mu: float = 1e-3,
+        x_test: Tensor | None = None,
+        y_test: Tensor | None = None,
+    ) -> None:
+        if loss not in ("mse", "cross_entropy"):
+            raise ValueError(f"loss must be 'mse' or 'cross_entropy', got {loss!r}")
+        if not 0 < mu < float("inf"):
+            raise ValueError(f"mu (weight decay) must be positive and finite, got {mu}")
+        self.model, self.loss, self.mu = model, loss, float(mu)
+        self.x, self.y = self._data(x, y, "training")
+        self.x_test: Tensor | None = None
+        self.y_test: Tensor | None = None
+        if x_test is not None and y_test is not None and x_test.shape[0] > 0:
+            self.x_test, self.y_test = self._data(x_test, y_test, "test")
+        self._workspaces: dict[int, FlowWorkspace] = {}
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+
+    def _data(self, x: Tensor, y: Tensor, part: str) -> tuple[Tensor, Tensor]:
+        model, weight = self.model, self.model.weight
+        if x.ndim != 2 or x.shape[1] != model.in_features or x.shape[0] == 0:
+            raise ValueError(
+                f"{part} inputs must be (samples, {model.in_features}) with at least one row, got {tuple(x.shape)}"
+            )
+        expected = (x.shape[0],) if self.loss == "cross_entropy" else (x.shape[0], model.out_features)
+        if tuple(y.shape) != expected:
+            raise ValueError(f"{part} targets must be {expected} for {self.loss}, got {tuple(y.shape)}")
+        x = x.to(dtype=weight.dtype, device=weight.device)
+        if self.loss == "mse":
+            return x, y.to(dtype=weight.dtype, device=weight.device)
+        y = y.to(dtype=torch.int64, device=weight.device)
+        if int(y.min()) < 0 or int(y.max()) >= model.out_features:
+            raise ValueError(
+                f"{part} class indices must lie in 0..{model.out_features - 1}, got {int(y.min())}..{int(y.max())}"
+            )
+        return x, y
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The weight, then learned ends where there are any; ``.grad`` is filled by `evaluate`."""
+        return list(self.model.parameters())
+
+    def _workspace(self, samples: int) -> FlowWorkspace:
+        if samples not in self._workspaces:
+            if len(self._workspaces) > 3:
+                self._workspaces.clear()
+            model = self.model
+            self._workspaces[samples] = FlowWorkspace(
+                model.activation,
+                model.effective_depth,
+                model.depth,
+                model.width,
+                samples,
+                dtype=model.weight.dtype,
+                device=model.weight.device,
+            )
+        return self._workspaces[samples]
+
+    def _end(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Data cost, and its gradient with respect to ``outputs`` ``(out, samples)``."""
+        samples = outputs.shape[1]
+        if self.loss == "mse":
+            error = outputs - y.T
+            return error.square().sum() / samples, error * (2 / samples)
+        log_p = torch.log_softmax(outputs, dim=0)
+        gradient = log_p.exp()
+        index = torch.arange(samples, device=outputs.device)
+        gradient[y, index] -= 1
+        return -log_p[y, index].mean(), gradient / samples
+
+    @torch.no_grad()
+    def evaluate(self, batch: Tensor | None = None, gradient: bool = True) -> Evaluation:
+        """Evaluate the objective, and write its gradient to every parameter's ``.grad``.
+
+        Args:
+            batch: indices of the rows to use; all of them by default.
+            gradient: also compute the gradient.
+        """
+        model = self.model
+        x, y = (self.x, self.y) if batch is None else (self.x[batch], self.y[batch])
+        flow, rho = self._workspace(x.shape[0]), model.rho.tolist()
+        torch.mm(model.in_map, x.T, out=flow.A[0])
+        A_end = flow.forward(model.weight, rho)
+        cost, d_outputs = self._end(model.out_map @ A_end, y)
+        squares = model.weight.square().sum(dim=(1, 2))
+        penalty = (squares * model.rho).sum()
+        learned = model.ends == "learned"
+        if learned:
+            penalty = penalty + model.in_map.square().sum() + model.out_map.square().sum()
+        if gradient:
+            torch.mm(model.out_map.T, d_outputs, out=flow.gradient(model.depth))
+            G0 = flow.backward(model.weight, rho, self.mu, model.weight.grad, to_input=learned)
+            if learned:
+                torch.addmm(model.in_map, G0, x, beta=self.mu, out=model.in_map.grad)
+                torch.addmm(model.out_map, d_outputs, A_end.T, beta=self.mu, out=model.out_map.grad)
+        data_cost, squared = torch.stack((cost, penalty)).tolist()
+        penalty_value = 0.5 * self.mu * squared
+        return Evaluation(data_cost + penalty_value, data_cost, penalty_value)
+
+    @torch.no_grad()
+    def residual(self) -> Float[Tensor, "layers"]:
+        """Stationarity residual ``‖W_ℓ − M_ℓσ(A_{ℓ−1})ᵀ‖/‖W_ℓ‖`` from the gradient of the last full evaluation.
+
+        The gradient is ``μρ_ℓ(W_ℓ − M_ℓσ(A_{ℓ−1})ᵀ)`` (E9). A layer that is zero with a zero gradient counts as 0.
+        """
+        weight = self.model.weight
+        assert weight.grad is not None
+        off = weight.grad.norm(dim=(1, 2)) / (self.mu * self.model.rho)
+        size = weight.norm(dim=(1, 2))
+        return torch.where(off == 0, off, off / size)
+
+    @torch.no_grad()
+    def last_path(self) -> Float[Tensor, "layers_plus_1 width samples"]:
+        """The path of the last full evaluation, as columns (a buffer: copy it to keep it)."""
+        return self._workspace(self.x.shape[0]).A
+
+    @torch.no_grad()
+    def test(self) -> tuple[float | None, float | None]:
+        """Data cost on the test part, and the accuracy where there are classes; None where there is no test part."""
+        if self.x_test is None or self.y_test is None:
+            return None, None
+        return self.score(self.x_test, self.y_test)
+
+    @torch.no_grad()
+    def score(self, x: Tensor, y: Tensor) -> tuple[float, float | None]:
+        """Data cost and, for classes, accuracy of the model on any rows."""
+        outputs = self.model(x).T
+        cost = float(self._end(outputs, y)[0])
+        accuracy = float((outputs.argmax(dim=0) == y).double().mean()) if self.loss == "cross_entropy" else None
+        return cost, accuracy
+
+    @torch.no_grad()
+    def geodesic(self, status: str = "unknown") -> Geodesic:
+        """Weights, path and momenta of the whole training part, recomputed in float64."""
+        model = self.model
+        wide = torch.float64
+        flow = FlowWorkspace(
+            model.activation,
+            model.effective_depth,
+            model.depth,
+            model.width,
+            self.x.shape[0],
+            dtype=wide,
+            device=model.weight.device,
+            keep_gradients=True,
+        )
+        W, rho = model.weight.detach().to(wide, copy=True), model.rho.to(wide, copy=True)
+        y = self.y if self.loss == "cross_entropy" else self.y.to(wide)
+        steps: Sequence[float] = rho.tolist()
+        torch.mm(model.in_map.to(wide), self.x.to(wide).T, out=flow.A[0])
+        outputs = model.out_map.to(wide) @ flow.forward(W, steps)
+        cost, d_outputs = self._end(outputs, y)
+        torch.mm(model.out_map.to(wide).T, d_outputs, out=flow.gradient(model.depth))
+        flow.backward(W, steps, 0.0, None)
+        penalty = (W.square().sum(dim=(1, 2)) * rho).sum()
+        if model.ends == "learned":
+            penalty = penalty + model.in_map.double().square().sum() + model.out_map.double().square().sum()
+        colours = (self.y if self.loss == "cross_entropy" else self.y[:, 0]).to(wide)
+        return Geodesic(
+            W=W,
+            rho=rho,
+            A=flow.A.transpose(1, 2),
+            M=flow.G.mul_(-1 / self.mu).transpose(1, 2),
+            effective_depth=model.effective_depth,
+            weight_decay=self.mu,
+            activation=model.activation,
+            objective=float(cost + 0.5 * self.mu * penalty),
+            data_cost=float(cost),
+            colours=colours,
+            status=status,
+        )

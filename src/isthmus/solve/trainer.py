@@ -1,0 +1,317 @@
+"""`Trainer`: stages of optimisers on a problem, with history, checkpoints and a watch for NaN."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+
+from isthmus.mesh import MeshScheduler
+from isthmus.solve.first_order import adam, sgd
+from isthmus.solve.lbfgs import LBFGS
+from isthmus.solve.muon import Muon
+from isthmus.solve.objective import Evaluation, Problem
+from isthmus.solve.optimiser import Optimiser
+from isthmus.solve.recipes import FULL_BATCH, Stage
+from isthmus.solve.settle import Settle
+
+Record = dict[str, float | int | str | None]
+
+
+class TrainStatus(Enum):
+    """How a call of `Trainer.run` ended."""
+
+    DONE = "done"
+    INTERRUPTED = "interrupted"
+    DIVERGED = "diverged"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How training ended, in words as well.
+
+    Args:
+        status: done, interrupted or diverged.
+        message: what happened.
+        advice: what to try; empty where nothing is wrong.
+        layer: of a divergence, the first layer whose state was not finite (None: only the objective was not).
+        step: the number of steps made; of a divergence, the step at which it began.
+    """
+
+    status: TrainStatus
+    message: str
+    advice: str = ""
+    layer: int | None = None
+    step: int = 0
+
+
+class Trainer:
+    """Run the stages of a recipe on a problem.
+
+    All that the next step depends on is in `state_dict`, so that a run continued from it gives the same bits as one
+    never interrupted, on the same machine with the same number of threads.
+
+    Args:
+        problem: model and data.
+        stages: see `isthmus.solve.recipe`.
+        scheduler: moves the step-sizes, or None.
+        batch_size: rows of a minibatch, drawn without replacement in epochs; None for the full batch.
+        seed: of the minibatches.
+        log_every: steps between history rows.
+
+    Raises:
+        ValueError: no stages; L-BFGS with minibatches; sizes out of range.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        stages: Sequence[Stage],
+        scheduler: MeshScheduler | None = None,
+        *,
+        batch_size: int | None = None,
+        seed: int = 0,
+        log_every: int = 10,
+    ) -> None:
+        if not stages:
+            raise ValueError("a trainer needs at least one stage")
+        samples = problem.x.shape[0]
+        if batch_size is not None:
+            if not 1 <= batch_size <= samples:
+                raise ValueError(f"batch_size must lie in 1..{samples} (the training rows), got {batch_size}")
+            if any(stage.optimiser in FULL_BATCH for stage in stages):
+                raise ValueError(
+                    f"{' and '.join(FULL_BATCH)} need the full batch: leave batch_size out, or take a recipe for "
+                    "minibatches, recipe(name, full_batch=False)"
+                )
+        if log_every < 1:
+            raise ValueError(f"log_every must be at least 1, got {log_every}")
+        self.problem, self.stages, self.scheduler = problem, tuple(stages), scheduler
+        self.batch_size, self.log_every = batch_size, log_every
+        self.history: list[Record] = []
+        self.step_count = 0
+        self.seconds = 0.0
+        self._generator = torch.Generator().manual_seed(seed)
+        self._order: torch.Tensor | None = None
+        self._cursor = 0
+        self._stage = 0
+        self._stage_step = 0
+        self._optimiser = self._make(self.stages[0])
+
+    # --- stages -----------------------------------------------------------------------------------------------
+
+    def _make(self, stage: Stage) -> Optimiser:
+        parameters = self.problem.parameters
+        if stage.optimiser == "muon":
+            return Muon(parameters[0], parameters[1:])
+        if stage.optimiser == "lbfgs":
+            return LBFGS(self.problem)
+        if stage.optimiser == "settle":
+            return Settle(self.problem)
+        return adam(parameters) if stage.optimiser == "adam" else sgd(parameters)
+
+    def _rate(self) -> float:
+        stage = self.stages[self._stage]
+        scale = max(self.problem.model.effective_depth, 1.0) if stage.optimiser == "muon" else 1.0
+        return stage.rate_at(self._stage_step) * scale
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all stages (L-BFGS may end its own early)."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def stage(self) -> str:
+        """Name of the running stage's optimiser; ``done`` after the last."""
+        return self.stages[self._stage].optimiser if not self.done else "done"
+
+    @property
+    def done(self) -> bool:
+        """Whether every stage has run."""
+        return self._stage >= len(self.stages)
+
+    def _batch(self) -> torch.Tensor | None:
+        if self.batch_size is None:
+            return None
+        samples = self.problem.x.shape[0]
+        if self._order is None or self._cursor + self.batch_size > samples:
+            self._order = torch.randperm(samples, generator=self._generator)
+            self._cursor = 0
+        batch = self._order[self._cursor : self._cursor + self.batch_size]
+        self._cursor += self.batch_size
+        return batch
+
+    def step(self) -> Evaluation:
+        """One iteration of the running stage, then the mesh; returns the optimiser's evaluation.
+
+        The mesh stays as it is in stages that need one objective throughout (L-BFGS, settling).
+        """
+        batch, rate = self._batch(), self._rate()
+        moves_mesh = self.scheduler is not None and self.stage not in FULL_BATCH
+        evaluation = self._optimiser.step(lambda: self.problem.evaluate(batch), rate)
+        self.step_count += 1
+        self._stage_step += 1
+        if moves_mesh and self.scheduler is not None and math.isfinite(evaluation.objective):
+            path = self.problem.last_path() if batch is None else None
+            if self.scheduler.step(path):
+                self._optimiser.parameters_moved()
+        if self._stage_step >= self.stages[self._stage].steps or self._optimiser.finished:
+            self._stage += 1
+            self._stage_step = 0
+            if not self.done:
+                self._optimiser = self._make(self.stages[self._stage])
+        return evaluation
+
+    # --- history ----------------------------------------------------------------------------------------------
+
+    def record(self) -> Record:
+        """A full evaluation of the present parameters as a history row (not stored)."""
+        evaluation = self.problem.evaluate()
+        residual = self.problem.residual().double()
+        test_cost, test_accuracy = self.problem.test()
+        return {
+            "step": self.step_count,
+            "stage": self.stage,
+            "objective": evaluation.objective,
+            "data_cost": evaluation.data_cost,
+            "penalty": evaluation.penalty,
+            "residual_max": float(residual.max()),
+            "residual_median": float(residual.quantile(0.5)),
+            "test_cost": test_cost,
+            "test_accuracy": test_accuracy,
+            "rate": None if self.done or self.stage in FULL_BATCH else self._rate(),
+            "seconds": self.seconds,
+        }
+
+    def run(
+        self,
+        on_record: Callable[[Record], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        on_checkpoint: Callable[["Trainer"], None] | None = None,
+        checkpoint_every: int = 100,
+    ) -> TrainResult:
+        """Train until the stages are done, somebody asks to stop, or numbers stop being finite.
+
+        After a divergence the model holds the last good state: that of the newest history row.
+
+        Args:
+            on_record: is given every history row.
+            should_stop: asked after every step.
+            on_checkpoint: called every ``checkpoint_every`` steps and at a clean end; save `state_dict` there.
+            checkpoint_every: steps.
+        """
+        good = self._snapshot()
+        started = time.perf_counter() - self.seconds
+        if self.step_count == 0 and not self.history:
+            failure = self._log(on_record)
+            if failure is not None:
+                return failure
+        while not self.done:
+            evaluation = self.step()
+            self.seconds = time.perf_counter() - started
+            if not math.isfinite(evaluation.objective):
+                return self._diverged(good)
+            if self.step_count % self.log_every == 0 or self.done:
+                failure = self._log(on_record)
+                if failure is not None:
+                    self._restore(good)
+                    return failure
+                good = self._snapshot()
+            if on_checkpoint is not None and self.step_count % checkpoint_every == 0 and not self.done:
+                on_checkpoint(self)
+            if should_stop is not None and not self.done and should_stop():
+                if on_checkpoint is not None:
+                    on_checkpoint(self)
+                return TrainResult(
+                    TrainStatus.INTERRUPTED,
+                    f"stopped after step {self.step_count} of {self.total_steps}",
+                    "resume to go on from here",
+                    step=self.step_count,
+                )
+        if on_checkpoint is not None:
+            on_checkpoint(self)
+        return TrainResult(TrainStatus.DONE, f"{self.step_count} steps done", step=self.step_count)
+
+    def _log(self, on_record: Callable[[Record], None] | None) -> TrainResult | None:
+        row = self.record()
+        if not math.isfinite(float(row["objective"] or 0.0)):
+            return self._failure()
+        self.history.append(row)
+        if on_record is not None:
+            on_record(row)
+        return None
+
+    # --- divergence -------------------------------------------------------------------------------------------
+
+    def _snapshot(self) -> dict[str, torch.Tensor]:
+        return {name: value.detach().clone() for name, value in self.problem.model.state_dict().items()}
+
+    def _restore(self, good: dict[str, torch.Tensor]) -> None:
+        self.problem.model.load_state_dict(good)
+
+    def _diverged(self, good: dict[str, torch.Tensor]) -> TrainResult:
+        result = self._failure()
+        self._restore(good)
+        return result
+
+    def _failure(self) -> TrainResult:
+        """Say where the path stopped being finite, from the parameters as they are."""
+        model = self.problem.model
+        layer = None
+        with torch.no_grad():
+            finite = torch.isfinite(model.trajectory(self.problem.x)).all(dim=2).all(dim=1).tolist()
+            weights = torch.isfinite(model.weight).all(dim=2).all(dim=1).tolist()
+        if not all(finite):
+            layer = finite.index(False)
+        elif not all(weights):
+            layer = weights.index(False) + 1
+        where = f"at layer {layer}" if layer is not None else "in the data cost"
+        if not bool(torch.isfinite(self.problem.x).all()):
+            advice = "the inputs themselves hold NaN or Inf: clean the data"
+        else:
+            advice = "try a smaller rate, float64, or the default initialisation; the last good state is kept"
+            if float(model.rho.max()) * model.effective_depth > 2:
+                advice = "rho * effective_depth exceeds 2, where the skip expands: use more layers. Or " + advice
+        return TrainResult(
+            TrainStatus.DIVERGED,
+            f"NaN or Inf {where}, from step {self.step_count} on",
+            advice,
+            layer=layer,
+            step=self.step_count,
+        )
+
+    # --- state ------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later steps depend on, and the history: nested plain values and tensors."""
+        return {
+            "model": dict(self.problem.model.state_dict()),
+            "optimiser": None if self.done else self._optimiser.state_dict(),
+            "stage": self._stage,
+            "stage_step": self._stage_step,
+            "step": self.step_count,
+            "seconds": self.seconds,
+            "generator": self._generator.get_state(),
+            "order": self._order,
+            "cursor": self._cursor,
+            "mesh": None if self.scheduler is None else self.scheduler.state_dict(),
+            "history": [dict(row) for row in self.history],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take such a state back; the trainer must have been made with the same settings."""
+        if self.scheduler is not None and state["mesh"] is not None:
+            self.scheduler.load_state_dict(state["mesh"])
+        self.problem.model.load_state_dict(state["model"])
+        self._stage, self._stage_step = int(state["stage"]), int(state["stage_step"])
+        self.step_count, self.seconds = int(state["step"]), float(state["seconds"])
+        if not self.done:
+            self._optimiser = self._make(self.stages[self._stage])
+            self._optimiser.load_state_dict(state["optimiser"])
+        self._generator.set_state(state["generator"])
+        self._order = None if state["order"] is None else state["order"].clone()
+        self._cursor = int(state["cursor"])
+        self.history = [dict(row) for row in state["history"]]
