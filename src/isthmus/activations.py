@@ -143,9 +143,7 @@ class SmoothReLU(Activation):
         self, v: Float[Tensor, "..."], z: Float[Tensor, "..."], s: Float[Tensor, "..."]
     ) -> Float[Tensor, "..."]:
         """``v ← sigmoid(βz) ⊙ v`` in one pass."""
-        return torch.ops.aten.softplus_backward.grad_input(
-            v, z, self.sharpness, self._LINEAR_FROM, grad_input=v
-        )
+        return torch.ops.aten.softplus_backward.grad_input(v, z, self.sharpness, self._LINEAR_FROM, grad_input=v)
 
 
 @dataclass(frozen=True)

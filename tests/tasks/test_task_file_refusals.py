@@ -134,14 +134,10 @@ def test_npz_refusals(npz, arrays, options, message):
 
 def test_free_text_is_no_class_unless_it_is_said_to_be(npz):
     names = np.array([f"name {i // 2}" for i in range(110)])
-    path = npz(
-        x=np.random.default_rng(1).normal(size=(110, 2)), y=np.where(np.arange(110) < 6, names[0], names)
-    )
+    path = npz(x=np.random.default_rng(1).normal(size=(110, 2)), y=np.where(np.arange(110) < 6, names[0], names))
     assert from_file(path, test_fraction=0).classes == 53
     path = npz(x=np.random.default_rng(1).normal(size=(100, 2)), y=np.arange(100).astype(str))
-    with pytest.raises(
-        ValueError, match="is text with 100 different values in 100 rows, which looks like names"
-    ):
+    with pytest.raises(ValueError, match="is text with 100 different values in 100 rows, which looks like names"):
         from_file(path)
 
 
@@ -213,17 +209,13 @@ def test_csv_refusals(csv, content, options, message):
 def test_parquet_refusals(tmp_path):
     path = tmp_path / "t.parquet"
     path.write_bytes(b"not parquet at all")
-    with pytest.raises(
-        ValueError, match=r"t.parquet cannot be read as .parquet \(.*write it again as parquet"
-    ):
+    with pytest.raises(ValueError, match=r"t.parquet cannot be read as .parquet \(.*write it again as parquet"):
         from_file(path)
     day = [datetime.date(2020, 1, 1)] * N
     frame(day=day, y=YS[:, 0]).write_parquet(path)
     with pytest.raises(ValueError, match=r"not numbers: 'day' \(type Date\)"):
         from_file(path)
-    with pytest.raises(
-        ValueError, match=r"the target 'day' of t.parquet is of type Date: give numbers or labels"
-    ):
+    with pytest.raises(ValueError, match=r"the target 'day' of t.parquet is of type Date: give numbers or labels"):
         from_file(path, target="day")
     pl.DataFrame().write_parquet(path)
     with pytest.raises(ValueError, match=r"t.parquet is empty: it has no columns"):
@@ -233,9 +225,7 @@ def test_parquet_refusals(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk"])
 def test_broken_npz(tmp_path, content):
     (tmp_path / "d.npz").write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"d.npz is not a readable .npz file .*numpy.savez\(path, x=x, y=y\)"
-    ):
+    with pytest.raises(ValueError, match=r"d.npz is not a readable .npz file .*numpy.savez\(path, x=x, y=y\)"):
         from_file(tmp_path / "d.npz")
 
 

@@ -48,16 +48,12 @@ def test_scaling_is_the_training_parts_and_can_be_undone(npz, normalise):
     task = from_file(npz(x=XS, y=YS), normalise=normalise, seed=4)
     for letter, original in (("x", XS), ("y", YS)):
         parts = [getattr(task, f"{letter}_{part}") for part in ("train", "test")]
-        torch.testing.assert_close(
-            parts[0].mean(0), torch.zeros(original.shape[1]).double(), atol=1e-9, rtol=0
-        )
+        torch.testing.assert_close(parts[0].mean(0), torch.zeros(original.shape[1]).double(), atol=1e-9, rtol=0)
         if normalise == "coordinate":
             torch.testing.assert_close(parts[0].std(0, correction=0), torch.ones(original.shape[1]).double())
         if normalise == "global":
             assert float(parts[0].square().sum(1).mean()) == pytest.approx(original.shape[1])
-        mean, scale = (
-            torch.tensor(task.notes[f"{letter}_{what}"], dtype=torch.float64) for what in ("mean", "scale")
-        )
+        mean, scale = (torch.tensor(task.notes[f"{letter}_{what}"], dtype=torch.float64) for what in ("mean", "scale"))
         back = torch.cat([part * scale + mean for part in parts])
         np.testing.assert_allclose(np.sort(back.numpy(), axis=0), np.sort(original, axis=0), rtol=1e-9)
 
@@ -86,9 +82,7 @@ def test_a_given_test_part_is_kept_in_order(npz):
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_csv_separators_byte_order_mark_and_blank_lines(csv, separator):
-    text = "\ufeff" + rows("a,b, Target ", last=lambda i: f" {i * i}").replace("\n", "\n\n", 2).replace(
-        ",", separator
-    )
+    text = "\ufeff" + rows("a,b, Target ", last=lambda i: f" {i * i}").replace("\n", "\n\n", 2).replace(",", separator)
     task = from_file(csv(text, "DATA.CSV"), task_type="regression")
     assert len(task.x_train) + len(task.x_test) == N
     assert task.notes["blank_rows_skipped"] == 2

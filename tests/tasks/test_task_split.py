@@ -63,9 +63,7 @@ def test_split_depends_on_its_seed_alone():
 
 
 def test_split_refuses_what_is_not_there():
-    with pytest.raises(
-        ValueError, match=r"train=8 rows were asked for, but the train part has 7: give 1 to 7"
-    ):
+    with pytest.raises(ValueError, match=r"train=8 rows were asked for, but the train part has 7: give 1 to 7"):
         split_rows(10, None, 0.3, 0, train=8)
     with pytest.raises(ValueError, match=r"test=0 rows were asked for, but the test part has 3"):
         split_rows(10, None, 0.3, 0, test=0)
@@ -80,9 +78,7 @@ scales = st.floats(-90, 90).map(lambda power: 10.0**power)
 @given(st.lists(scales, min_size=2, max_size=5), st.integers(0, 1000))
 def test_coordinate_scaling_gives_unit_variance_at_any_size(sizes, seed):
     random = torch.Generator().manual_seed(seed)
-    x = torch.randn(30, len(sizes), generator=random, dtype=torch.float64) * torch.tensor(
-        sizes, dtype=torch.float64
-    )
+    x = torch.randn(30, len(sizes), generator=random, dtype=torch.float64) * torch.tensor(sizes, dtype=torch.float64)
     z = fit_scaling(x, "coordinate")(x)
     torch.testing.assert_close(z.mean(0), torch.zeros(len(sizes)).double(), atol=1e-12, rtol=0)
     torch.testing.assert_close(z.std(0, correction=0), torch.ones(len(sizes)).double(), atol=1e-12, rtol=0)

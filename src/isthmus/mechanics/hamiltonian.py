@@ -68,9 +68,7 @@ def flow_velocity(A: Rows, B: Rows, effective_depth: float, activation: Activati
     return effective_depth * (S @ (S.T @ B) - A)
 
 
-def energy_identity_defect(
-    A: Rows, B: Rows, effective_depth: float, activation: Activation, gamma0: float
-) -> float:
+def energy_identity_defect(A: Rows, B: Rows, effective_depth: float, activation: Activation, gamma0: float) -> float:
     """Relative defect of (E13), which holds for *every* (A, B): a check of the arithmetic, not of the network.
 
     ``−(2/L̃)H = ‖A‖²_{(K+γI)} − ‖∂_pA/L̃ + γB‖²_{(K+γI)} + γ‖B‖²`` with ``∂_pA`` by (E9). The scale is the largest

@@ -31,9 +31,7 @@ class Energies:
         return self.kinetic + self.cross - self.potential
 
 
-def energies(
-    A: Rows, velocity: Rows, effective_depth: float, metric: FeatureMetric, gamma: float = 0.0
-) -> Energies:
+def energies(A: Rows, velocity: Rows, effective_depth: float, metric: FeatureMetric, gamma: float = 0.0) -> Energies:
     """Kinetic energy, potential energy and cross term (E6), exact or stable, arXiv:2405.17573.
 
     Args:
@@ -68,6 +66,4 @@ def best_weights(
     """
     target = effective_depth * A + velocity
     # gelsd: minimal norm also where features are dependent, as dead neurons make them
-    return torch.linalg.lstsq(activation.features(A).cpu(), target.cpu(), driver="gelsd").solution.T.to(
-        A.device
-    )
+    return torch.linalg.lstsq(activation.features(A).cpu(), target.cpu(), driver="gelsd").solution.T.to(A.device)

@@ -29,7 +29,5 @@ def rank(s: Float[Tensor, "*batch modes"], threshold: float) -> Int[Tensor, "*ba
         ValueError: a threshold outside (0, 1).
     """
     if not 0 < threshold < 1:
-        raise ValueError(
-            f"threshold must lie in (0, 1), relative to the largest singular value, got {threshold}"
-        )
+        raise ValueError(f"threshold must lie in (0, 1), relative to the largest singular value, got {threshold}")
     return ((s > threshold * s[..., :1]) & (s > 0)).sum(-1)

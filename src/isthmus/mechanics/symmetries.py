@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from isthmus._types import PerLayer, StepSizesVector, Weights
+from isthmus._types import StepSizesVector, Weights
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Transformed:
     W: Weights
     rho: StepSizesVector
     effective_depth: float
-    factors: PerLayer
+    factors: Float[Tensor, "layers_plus_1"]
 
 
 def stretch(W: Weights, rho: StepSizesVector, effective_depth: float, c: float) -> Transformed:
@@ -46,13 +48,9 @@ def raise_effective_depth(W: Weights, rho: StepSizesVector, effective_depth: flo
     """
     skip = 1 - rho * effective_depth
     if bool((skip == 0).any()):
-        raise ValueError(
-            "a layer with rho * effective_depth = 1 has no skip connection: its leak cannot be raised"
-        )
+        raise ValueError("a layer with rho * effective_depth = 1 has no skip connection: its leak cannot be raised")
     ratio = (skip - rho * c) / skip
     if bool((ratio <= 0).any()):
-        raise ValueError(
-            f"raising the effective depth by {c:g} needs more layers: a skip would vanish or change sign"
-        )
+        raise ValueError(f"raising the effective depth by {c:g} needs more layers: a skip would vanish or change sign")
     factors = torch.cat((ratio.new_ones(1), ratio.cumprod(0)))
     return Transformed(ratio[:, None, None] * W, rho, effective_depth + c, factors)

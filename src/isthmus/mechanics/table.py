@@ -44,6 +44,7 @@ COLUMNS: dict[str, str] = {
     "residual": "stationarity residual ‖W_ℓ − L̃B_ℓσ(A_{ℓ−1})ᵀ‖/‖W_ℓ‖ (E9)",
     "balancedness_defect": "defect of the balance law (E4), relative to ‖W_ℓ‖²",
     "speed": "‖∂_pA‖_F/‖A_ℓ‖_F, a change per unit of p",
+    "speed_k": "‖∂_pA‖_{K+γI}, the speed of which (E11) speaks",
     "step_change": "‖A_ℓ − A_{ℓ−1}‖_F/‖A_ℓ‖_F, what the adaptive mesh equalises",
     "path_length": "∫_0^{p_ℓ} ‖∂_pA‖_{K+γI} dp",
     "norm_a": "‖A_{ℓ−1}‖_F",
@@ -56,7 +57,7 @@ COLUMNS: dict[str, str] = {
     "stable_rank_w": "‖W_ℓ‖_F²/‖W_ℓ‖_op²",
     "rank_a": "singular values of A_{ℓ−1} above the threshold, relative to the largest",
     "rank_w": "the same of W_ℓ",
-    "slow": "speed at most half its mean over p, where the layer can be bottleneck",
+    "slow": "speed_k at most half its mean over p: here the representation drifts",
 }
 
 
@@ -192,9 +193,7 @@ def _row(geodesic: Geodesic, layer: int, gamma0: float) -> dict[str, float]:
     S = geodesic.activation.features(A)
     metric = FeatureMetric.from_features(S)
     if float(metric.singular_values[0]) == 0:
-        raise ValueError(
-            f"every feature of layer {layer} is zero: there is no metric; the network has collapsed"
-        )
+        raise ValueError(f"every feature of layer {layer} is zero: there is no metric; the network has collapsed")
     gamma = metric.gamma(gamma0)
     row = {
         "coi": metric.norm_squared(A),
@@ -250,8 +249,7 @@ def mechanics(geodesic: Geodesic, gamma0: float = 1e-3, rank_threshold: float = 
     rows = [_row(g, layer, gamma0) for layer in range(1, L + 1)]
     s_a, s_w = spectra(g.A), spectra(g.W)
     change, size = (g.A[1:] - g.A[:-1]).norm(dim=(1, 2)), g.A[1:].norm(dim=(1, 2))
-    speed = _quotient(change / g.rho, size)
-    mean_speed = sum(v * r for v, r in zip(speed, g.rho.tolist(), strict=True))
+    speed_k = [row["length"] / r for row, r in zip(rows, g.rho.tolist(), strict=True)]
     append_one = g.activation.append_one
     defect = balancedness_defect(g.W, g.rho, g.effective_depth) if append_one else norm_defect(g.W)
     per_b = g.effective_depth if g.effective_depth > 0 else 1.0
@@ -264,7 +262,8 @@ def mechanics(geodesic: Geodesic, gamma0: float = 1e-3, rank_threshold: float = 
         "rho_effective_depth": (g.rho * g.effective_depth).tolist(),
         "residual": stationarity_residual(g.A, g.M, g.W, g.activation).tolist(),
         "balancedness_defect": defect.tolist(),
-        "speed": speed,
+        "speed": _quotient(change / g.rho, size),
+        "speed_k": speed_k,
         "step_change": _quotient(change, size),
         "path_length": lengths.cumsum(0).tolist(),
         "norm_a": g.A[:-1].norm(dim=(1, 2)).tolist(),
@@ -277,6 +276,6 @@ def mechanics(geodesic: Geodesic, gamma0: float = 1e-3, rank_threshold: float = 
         "stable_rank_w": stable_rank(s_w).tolist(),
         "rank_a": rank(s_a, rank_threshold)[:-1].tolist(),
         "rank_w": rank(s_w, rank_threshold).tolist(),
-        "slow": [v <= 0.5 * mean_speed for v in speed],
+        "slow": [v <= 0.5 * sum(row["length"] for row in rows) / float(g.rho.sum()) for v in speed_k],
     }
     return MechanicsTable(columns, s_a, s_w, g.positions, gamma0, rank_threshold, _end_coi(g, gamma0))

@@ -43,9 +43,7 @@ class Adaptive(StepSizeRule):
         if not 0 < self.relaxation <= 1:
             raise ValueError(f"relaxation must lie in (0, 1], got {self.relaxation}")
         if not 0 < self.cap <= self.slow_cap:
-            raise ValueError(
-                f"caps must satisfy 0 < cap <= slow_cap, got cap={self.cap}, slow_cap={self.slow_cap}"
-            )
+            raise ValueError(f"caps must satisfy 0 < cap <= slow_cap, got cap={self.cap}, slow_cap={self.slow_cap}")
 
     @property
     def adapts(self) -> bool:
@@ -85,7 +83,7 @@ class Adaptive(StepSizeRule):
         new = new / new.sum()
         if effective_depth > 0:
             slow = c < (c * new).sum()
-            limit = torch.where(slow, self.slow_cap, self.cap) / effective_depth
+            limit = torch.full_like(new, self.cap).masked_fill_(slow, self.slow_cap) / effective_depth
             new = fit_under(new, limit)
         return MeshState(new, state.updates + 1)
 

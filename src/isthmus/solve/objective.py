@@ -96,7 +96,8 @@ class Problem:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The weight, then learned ends where there are any; ``.grad`` is filled by `evaluate`."""
-        return list(self.model.parameters())
+        weight = self.model.weight
+        return [weight, *(p for p in self.model.parameters() if p is not weight)]
 
     def _workspace(self, samples: int) -> FlowWorkspace:
         if samples not in self._workspaces:

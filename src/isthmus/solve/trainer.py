@@ -90,6 +90,8 @@ class Trainer:
         if log_every < 1:
             raise ValueError(f"log_every must be at least 1, got {log_every}")
         self.problem, self.stages, self.scheduler = problem, tuple(stages), scheduler
+        if scheduler is not None and scheduler.x is None:
+            scheduler.x = problem.x
         self.batch_size, self.log_every = batch_size, log_every
         self.history: list[Record] = []
         self.step_count = 0

@@ -67,9 +67,7 @@ def build(
     if dead and constant == "drop":
         keep = [index for index in range(x_train.shape[1]) if index not in set(dead)]
         x_train, x_test = x_train[:, keep], x_test[:, keep]
-        notes["dropped_constant_columns"] = [
-            raw.columns[index] if raw.columns is not None else index for index in dead
-        ]
+        notes["dropped_constant_columns"] = [raw.columns[index] if raw.columns is not None else index for index in dead]
     elif dead:
         notes["zeroed_constant_columns"] = dead
     notes["normalise"] = normalise if centre else f"{normalise}, not centred"

@@ -21,9 +21,7 @@ def check_choice(option: str, value: str, valid: Iterable[str]) -> None:
     """Raise ValueError, with the nearest valid name, unless `value` is one of `valid`."""
     names = list(valid)
     if value not in names:
-        raise ValueError(
-            f"{option} must be one of {', '.join(names)}, got {value!r}{hint(str(value), names)}"
-        )
+        raise ValueError(f"{option} must be one of {', '.join(names)}, got {value!r}{hint(str(value), names)}")
 
 
 def check_seed(seed: int) -> None:
@@ -48,6 +46,4 @@ def require(module: str, install: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise ImportError(
-            f"this task needs the package {package} ({error}): pip install '{install}'"
-        ) from error
+        raise ImportError(f"this task needs the package {package} ({error}): pip install '{install}'") from error

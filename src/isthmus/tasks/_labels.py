@@ -88,9 +88,7 @@ def encode_like(values: Any, train: Target, name: str) -> Tensor:
     if values.ndim > 1 and _one_hot(values) and values.shape[1] == len(train.class_names):
         return torch.from_numpy(values.argmax(1).astype("int64"))
     if values.ndim != 1:
-        raise ValueError(
-            f"{name} has shape {tuple(values.shape)}: give labels in the form of the training part's"
-        )
+        raise ValueError(f"{name} has shape {tuple(values.shape)}: give labels in the form of the training part's")
     if values.dtype.kind == "S":
         import numpy
 

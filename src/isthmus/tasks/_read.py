@@ -50,9 +50,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _broken(path: Path, why: str) -> ValueError:
-    return ValueError(
-        f"{path.name} is not a readable .npz file ({why}): write one with numpy.savez(path, x=x, y=y)"
-    )
+    return ValueError(f"{path.name} is not a readable .npz file ({why}): write one with numpy.savez(path, x=x, y=y)")
 
 
 def _read_arrays(path: Path, file: BinaryIO, target: TargetOption) -> Content:
@@ -71,12 +69,9 @@ def _read_arrays(path: Path, file: BinaryIO, target: TargetOption) -> Content:
         if (test_names[0] is None) != (test_names[1] is None):
             there, missing = ("x_test", "y_test") if test_names[0] else ("y_test", "x_test")
             raise ValueError(
-                f"{path.name} holds {there} but not {missing}: give both, or neither to have a test part "
-                "split off"
+                f"{path.name} holds {there} but not {missing}: give both, or neither to have a test part split off"
             )
-        arrays = [
-            None if name is None else _array(path, archive, name) for name in (x_name, y_name, *test_names)
-        ]
+        arrays = [None if name is None else _array(path, archive, name) for name in (x_name, y_name, *test_names)]
     used = [name for name in (x_name, y_name, *test_names) if name is not None]
     unused = [name for name in names if name not in used]
     x, y, x_test, y_test = arrays
@@ -110,8 +105,7 @@ def _pick_target(path: Path, names: list[str], target: TargetOption) -> str:
         )
     if target not in names:
         raise ValueError(
-            f"{path.name} holds no array {target!r}{hint(target, names)} It holds "
-            f"{list_some(list(map(repr, names)))}"
+            f"{path.name} holds no array {target!r}{hint(target, names)} It holds {list_some(list(map(repr, names)))}"
         )
     return target
 
@@ -126,13 +120,9 @@ def _array(path: Path, archive: Any, name: str) -> Any:
                 "because loading pickles can run any code: save it as numbers or text, e.g. "
                 "x.astype(float), y.astype(str)"
             ) from error
-        raise ValueError(
-            f"the array {name!r} of {path.name} cannot be read ({_first_line(error)})"
-        ) from error
+        raise ValueError(f"the array {name!r} of {path.name} cannot be read ({_first_line(error)})") from error
     if isinstance(values, bytes):
-        raise ValueError(
-            f"the entry {name!r} of {path.name} is no array: write it with numpy.savez(path, x=x, y=y)"
-        )
+        raise ValueError(f"the entry {name!r} of {path.name} is no array: write it with numpy.savez(path, x=x, y=y)")
     return values
 
 
@@ -152,22 +142,17 @@ def read_table(path: Path, target: TargetOption, drop: Sequence[str]) -> Content
     if not names:
         raise ValueError(f"{path.name} is empty: it has no columns")
     if frame.height == 0:
-        raise ValueError(
-            f"{path.name} is empty: it has a header ({list_some(list(map(repr, names)))}) but no rows"
-        )
+        raise ValueError(f"{path.name} is empty: it has a header ({list_some(list(map(repr, names)))}) but no rows")
     for name in drop:
         if name not in names:
             raise ValueError(f"drop names {name!r}, which is no column of {path.name}{_columns(name, names)}")
     targets = _targets(path, names, target)
-    by_name = (
-        target is None or isinstance(target, str) or all(isinstance(one, str) for one in _listed(target))
-    )
+    by_name = target is None or isinstance(target, str) or all(isinstance(one, str) for one in _listed(target))
     if path.suffix.lower() == ".csv" and not by_name and _looks_headerless(names):
         raise _no_header(path, names)
     if set(targets) & set(drop):
         raise ValueError(
-            f"{sorted(set(targets) & set(drop))[0]!r} is both a target and in drop: take it out of one of "
-            "them"
+            f"{sorted(set(targets) & set(drop))[0]!r} is both a target and in drop: take it out of one of them"
         )
     unnamed = [n for n in names if n in INDEX_NAMES and n not in [*targets, *drop] and _is_index(frame[n])]
     inputs = [name for name in names if name not in {*targets, *drop, *unnamed}]
@@ -195,9 +180,7 @@ def _explained(path: Path, polars: Any) -> Iterator[None]:
         yield
     except (polars.exceptions.PolarsError, UnicodeDecodeError, csv.Error) as error:
         kind = path.suffix.lower()
-        advice = {
-            ".csv": "it must be UTF-8 text with a header line and as many fields in each row as in the header"
-        }
+        advice = {".csv": "it must be UTF-8 text with a header line and as many fields in each row as in the header"}
         raise ValueError(
             f"{path.name} cannot be read as {kind} ({_first_line(error)}): "
             f"{advice.get(kind, 'write it again as parquet')}"
@@ -248,8 +231,7 @@ def _targets(path: Path, names: list[str], target: TargetOption) -> list[str]:
     found = [name for name in names if name.strip().lower() in TARGET_NAMES]
     if len(found) > 1:
         raise ValueError(
-            f"{path.name} has several columns that may be the target, {', '.join(map(repr, found))}: pass "
-            "target=NAME"
+            f"{path.name} has several columns that may be the target, {', '.join(map(repr, found))}: pass target=NAME"
         )
     if found:
         return found
@@ -268,8 +250,7 @@ def _target(path: Path, names: list[str], one: str | int) -> str:
         return one
     if isinstance(one, bool) or not -len(names) <= one < len(names):
         raise ValueError(
-            f"target={one!r}: as a column number it must lie in {-len(names)}..{len(names) - 1} (the first "
-            "is 0)"
+            f"target={one!r}: as a column number it must lie in {-len(names)}..{len(names) - 1} (the first is 0)"
         )
     return names[one]
 
@@ -329,10 +310,7 @@ def _plain(series: Any, polars: Any) -> Any:
 def _refuse_missing(path: Path, frame: Any) -> None:
     missing = {name: frame[name].is_null() for name in frame.columns if frame[name].null_count()}
     if missing:
-        places = [
-            f"column {name!r} in {int(at.sum())} (the first: row {at.arg_max()})"
-            for name, at in missing.items()
-        ]
+        places = [f"column {name!r} in {int(at.sum())} (the first: row {at.arg_max()})" for name, at in missing.items()]
         total = sum(int(at.sum()) for at in missing.values())
         raise ValueError(
             f"{path.name} has {total} missing values: {list_some(places)} (rows counted from 0 below the "
@@ -342,9 +320,7 @@ def _refuse_missing(path: Path, frame: Any) -> None:
 
 def _numbers(path: Path, frame: Any) -> Any:
     bad = [
-        name
-        for name in frame.columns
-        if not (frame[name].dtype.is_numeric() or str(frame[name].dtype) == "Boolean")
+        name for name in frame.columns if not (frame[name].dtype.is_numeric() or str(frame[name].dtype) == "Boolean")
     ]
     if bad:
         shown = [f"{name!r} ({_example(frame[name])})" for name in bad]
@@ -379,7 +355,5 @@ def _target_values(path: Path, frame: Any) -> Any:
     if str(series.dtype) == "String":
         return numpy.array(series.to_list(), dtype=str)
     if not (series.dtype.is_numeric() or str(series.dtype) == "Boolean"):
-        raise ValueError(
-            f"the target {series.name!r} of {path.name} is of type {series.dtype}: give numbers or labels"
-        )
+        raise ValueError(f"the target {series.name!r} of {path.name} is of type {series.dtype}: give numbers or labels")
     return series.to_numpy()

@@ -56,9 +56,7 @@ def fit_scaling(x: Rows, normalise: str, centre: bool = True) -> Scaling:
         mean = torch.zeros_like(mean)
     rest = torch.where(varying, x - mean, torch.zeros_like(x))
     if normalise == "coordinate":
-        largest = torch.where(
-            varying, rest.abs().amax(0), torch.ones_like(mean)
-        )  # squares must not under- or overflow
+        largest = torch.where(varying, rest.abs().amax(0), torch.ones_like(mean))  # squares must not under- or overflow
         scale = largest * (rest / largest).square().mean(0).sqrt()
         scale = torch.where(varying, scale, torch.ones_like(scale))
     elif normalise == "global" and bool(varying.any()):

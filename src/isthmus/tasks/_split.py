@@ -51,9 +51,7 @@ def split_rows(
         order = stratified_order(labels, seed)
     held_out = max(1, round(test_fraction * rows)) if test_fraction > 0 else 0
     if held_out >= rows:
-        raise ValueError(
-            f"test_fraction={test_fraction} of {rows} rows leaves none to train on: lower it or add rows"
-        )
+        raise ValueError(f"test_fraction={test_fraction} of {rows} rows leaves none to train on: lower it or add rows")
     train_rows = limit("train", order[: rows - held_out], train)
     test_rows = limit("test", order.flip(0)[:held_out], test)
     return train_rows, test_rows

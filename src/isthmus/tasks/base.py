@@ -73,8 +73,7 @@ class Task:
             )
         if x.dtype != self.x_train.dtype:
             raise ValueError(
-                f"x_{part} is {x.dtype} and x_train {self.x_train.dtype}: use one dtype, e.g. "
-                "task.to(torch.float64)"
+                f"x_{part} is {x.dtype} and x_train {self.x_train.dtype}: use one dtype, e.g. task.to(torch.float64)"
             )
         if self.classes is None:
             if y.ndim != 2 or y.dtype != self.x_train.dtype:

@@ -37,9 +37,7 @@ def digits(
         ImportError: without scikit-learn, with the command that installs it.
         ValueError: on an option out of range.
     """
-    return _packaged(
-        "digits", *_digits(), "scikit-learn load_digits", train, test, test_fraction, seed, normalise
-    )
+    return _packaged("digits", *_digits(), "scikit-learn load_digits", train, test, test_fraction, seed, normalise)
 
 
 def mnist(
@@ -86,9 +84,7 @@ def mnist1d(
         raise ValueError(f"generator_seed must be a whole number from 0 to 2**32 - 1, got {generator_seed}")
     notes: Notes = {"samples": samples, "generator_seed": generator_seed}
     data = _mnist1d(samples, generator_seed)
-    return _packaged(
-        "mnist1d", *data, "mnist1d make_dataset", train, test, test_fraction, seed, normalise, notes
-    )
+    return _packaged("mnist1d", *data, "mnist1d make_dataset", train, test, test_fraction, seed, normalise, notes)
 
 
 def _packaged(
@@ -106,9 +102,7 @@ def _packaged(
     check_choice("normalise", normalise, NORMALISATIONS)
     check_fraction(test_fraction, zero=False)
     check_seed(seed)
-    raw = Raw(
-        name, x.double(), y, classes=10, notes={"source": source, **(notes or {}), "classes": list(range(10))}
-    )
+    raw = Raw(name, x.double(), y, classes=10, notes={"source": source, **(notes or {}), "classes": list(range(10))})
     return build(
         raw,
         test_fraction=test_fraction,

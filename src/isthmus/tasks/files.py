@@ -68,8 +68,7 @@ def from_file(
     if path.suffix.lower() == ".npz":
         if drop:
             raise ValueError(
-                "drop names columns of a table; the arrays of an .npz file have none: leave them out on "
-                "saving"
+                "drop names columns of a table; the arrays of an .npz file have none: leave them out on saving"
             )
         content = read_npz(path, target)
     else:
@@ -87,9 +86,7 @@ def from_file(
     )
 
 
-def _check_options(
-    task_type: str, test_fraction: float | int, seed: int, normalise: str, constant: str
-) -> None:
+def _check_options(task_type: str, test_fraction: float | int, seed: int, normalise: str, constant: str) -> None:
     check_choice("task_type", task_type, ("auto", "regression", "classification"))
     check_choice("normalise", normalise, NORMALISATIONS)
     check_choice("constant", constant, ("error", "drop"))
@@ -102,11 +99,7 @@ def _check_path(path: Path) -> Path:
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give a file ({valid})")
     if not path.exists():
-        near = (
-            hint(path.name, [p.name for p in path.parent.iterdir() if p.is_file()])
-            if path.parent.is_dir()
-            else ""
-        )
+        near = hint(path.name, [p.name for p in path.parent.iterdir() if p.is_file()]) if path.parent.is_dir() else ""
         raise FileNotFoundError(f"there is no file {path}{near}")
     if path.suffix.lower() not in EXTENSIONS:
         raise ValueError(
@@ -116,9 +109,7 @@ def _check_path(path: Path) -> Path:
 
 
 def _raw(path: Path, content: Content, task_type: str, test_fraction: float | int) -> Raw:
-    target = "the target" + (
-        f" {content.targets[0]!r}" if content.targets and len(content.targets) == 1 else ""
-    )
+    target = "the target" + (f" {content.targets[0]!r}" if content.targets and len(content.targets) == 1 else "")
     x = as_float(content.x, "x")
     check_shapes(tuple(content.x.shape), tuple(content.y.shape), path.name)
     check_finite(x, "x", content.columns, path.name)
@@ -158,12 +149,10 @@ def _given_test_part(path: Path, content: Content, encoded: Target) -> tuple[Ten
     check_finite(y, "y", None, part)
     if x.shape[1] != content.x.shape[1]:
         raise ValueError(
-            f"x_test of {path.name} has {x.shape[1]} columns and x {content.x.shape[1]}: they must be the "
-            "same columns"
+            f"x_test of {path.name} has {x.shape[1]} columns and x {content.x.shape[1]}: they must be the same columns"
         )
     if not encoded.class_names and y.shape[1] != encoded.y.shape[1]:
         raise ValueError(
-            f"y_test of {path.name} has {y.shape[1]} columns and y {encoded.y.shape[1]}: they must be the "
-            "same columns"
+            f"y_test of {path.name} has {y.shape[1]} columns and y {encoded.y.shape[1]}: they must be the same columns"
         )
     return x, y

@@ -38,17 +38,13 @@ def make_task(task: str, /, **options: Any) -> Task:
     maker = KINDS[task]
     if task == "teacher" and "network" in options:
         if "kind" in options:
-            raise ValueError(
-                "the task 'teacher' got both 'kind' and 'network', which mean the same: give one"
-            )
+            raise ValueError("the task 'teacher' got both 'kind' and 'network', which mean the same: give one")
         options["kind"] = options.pop("network")
     parameters = inspect.signature(maker).parameters
     for option in options:
         if option not in parameters:
             mend = hint(option, parameters) or ";"
-            raise ValueError(
-                f"the task {task!r} has no option {option!r}{mend} Its options: {', '.join(parameters)}"
-            )
+            raise ValueError(f"the task {task!r} has no option {option!r}{mend} Its options: {', '.join(parameters)}")
     for option, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
             raise ValueError(f"the task {task!r} needs the option {option!r}")

@@ -30,9 +30,7 @@ class _Network:
     quantity and `2/(in + 1)` where it reads ReLU's output (the appended 1 counted as an input, as in (E1)).
     """
 
-    def __init__(
-        self, kind: str, inputs: int, outputs: int, hidden: int, layers: int, random: torch.Generator
-    ):
+    def __init__(self, kind: str, inputs: int, outputs: int, hidden: int, layers: int, random: torch.Generator):
         def draw(rows: int, columns: int, gain: float) -> Tensor:
             weight = torch.randn(rows, columns + 1, generator=random, dtype=torch.float64)
             return weight * math.sqrt(gain / (columns + 1))
@@ -40,9 +38,7 @@ class _Network:
         self.kind = kind
         if kind == "fcnn":
             widths = [inputs, *[hidden] * (layers - 1), outputs]
-            self.weights = [
-                draw(b, a, 2.0 if i else 1.0) for i, (a, b) in enumerate(itertools.pairwise(widths))
-            ]
+            self.weights = [draw(b, a, 2.0 if i else 1.0) for i, (a, b) in enumerate(itertools.pairwise(widths))]
         else:
             steps = [draw(hidden, hidden, 2.0 / layers) for _ in range(layers)]
             self.weights = [draw(hidden, inputs, 1.0), *steps, draw(outputs, hidden, 1.0)]
@@ -104,15 +100,11 @@ class Teacher:
         check_choice("kind", kind, KINDS)
         check_seed(seed)
         if len(dims) < 2 or min(dims) < 1:
-            raise ValueError(
-                f"dims must be at least two sizes of 1 or more, such as (30, 3, 30), got {tuple(dims)}"
-            )
+            raise ValueError(f"dims must be at least two sizes of 1 or more, such as (30, 3, 30), got {tuple(dims)}")
         if hidden < 1:
             raise ValueError(f"hidden, the width inside each network, must be at least 1, got {hidden}")
         if layers < 1:
-            raise ValueError(
-                f"layers, the number of weight layers in each network, must be at least 1, got {layers}"
-            )
+            raise ValueError(f"layers, the number of weight layers in each network, must be at least 1, got {layers}")
         self.kind, self.dims, self.hidden, self.layers, self.seed = kind, tuple(dims), hidden, layers, seed
         weight_seed, calibration_seed, *_ = child_seeds(seed)
         random = generator(weight_seed)

@@ -72,24 +72,18 @@ def check_shapes(x: tuple[int, ...], y: tuple[int, ...], part: str) -> None:
             f"x.reshape({x[0]}, -1)"
         )
     if len(x) < 2:
-        raise ValueError(
-            f"x of {part} must be 2-D (rows, columns), got shape {x}: for one column use x.reshape(-1, 1)"
-        )
+        raise ValueError(f"x of {part} must be 2-D (rows, columns), got shape {x}: for one column use x.reshape(-1, 1)")
     if len(y) not in (1, 2):
         raise ValueError(
-            f"y of {part} must have shape (rows,) or (rows, outputs), got shape {y}: flatten each target "
-            "into one row"
+            f"y of {part} must have shape (rows,) or (rows, outputs), got shape {y}: flatten each target into one row"
         )
     if x[0] != y[0]:
         swapped = " (x looks transposed: one row per sample is meant, use x.T)" if x[1] == y[0] else ""
         raise ValueError(
-            f"x of {part} has {x[0]} rows and y has {y[0]}: they must be the same samples in the same "
-            f"order{swapped}"
+            f"x of {part} has {x[0]} rows and y has {y[0]}: they must be the same samples in the same order{swapped}"
         )
     if 0 in x or 0 in y:
-        raise ValueError(
-            f"{part} is empty: x has shape {x} and y {y}; at least one row and one column are needed"
-        )
+        raise ValueError(f"{part} is empty: x has shape {x} and y {y}; at least one row and one column are needed")
 
 
 def name_column(index: int, names: Sequence[str] | None) -> str:
@@ -116,13 +110,10 @@ def check_finite(values: Tensor, name: str, names: Sequence[str] | None, part: s
         if count == 0:
             continue
         table = bad.reshape(len(bad), -1)
-        places = [
-            f"row {row} {name_column(column, names)}" for row, column in torch.nonzero(table)[:SHOWN].tolist()
-        ]
+        places = [f"row {row} {name_column(column, names)}" for row, column in torch.nonzero(table)[:SHOWN].tolist()]
         more = f", and {count - SHOWN} more" if count > SHOWN else ""
         raise ValueError(
-            f"{name} of {part} holds {what}: {', '.join(places)}{more} (rows counted from 0; {count} in "
-            f"all): {remedy}"
+            f"{name} of {part} holds {what}: {', '.join(places)}{more} (rows counted from 0; {count} in all): {remedy}"
         )
 
 
@@ -142,8 +133,7 @@ def check_row_count(rows: int, classes: int | None, part: str) -> None:
     if rows < needed:
         rule = f"{MINIMUM_ROWS}, and 2 for each of the {classes} classes" if classes else str(MINIMUM_ROWS)
         raise ValueError(
-            f"{part} has too few rows: {rows}, at least {needed} are needed ({rule}): add rows or hold out "
-            "fewer"
+            f"{part} has too few rows: {rows}, at least {needed} are needed ({rule}): add rows or hold out fewer"
         )
 
 
@@ -187,13 +177,9 @@ def check_columns(x: Tensor, names: Sequence[str] | None, constant: str, part: s
     """Refuse constant input columns; with constant="allow", only where all of them are."""
     found = constant_columns(x)
     if len(found) == x.shape[1]:
-        raise ValueError(
-            f"all {len(found)} input columns of {part} are constant: there is nothing to learn from"
-        )
+        raise ValueError(f"all {len(found)} input columns of {part} are constant: there is nothing to learn from")
     if found and constant == "error":
-        listed = list_some(
-            [f"{name_column(index, names)} (always {float(x[0, index]) + 0.0:g})" for index in found]
-        )
+        listed = list_some([f"{name_column(index, names)} (always {float(x[0, index]) + 0.0:g})" for index in found])
         raise ValueError(
             f"constant input columns in {part}: {listed}: they carry no information; remove them, or pass "
             "constant='drop' to have them dropped"

@@ -1,0 +1,1 @@
+"""The command line: `isthmus train`, `isthmus show`, `isthmus report`."""

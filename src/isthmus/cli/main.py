@@ -1,0 +1,180 @@
+"""The command `isthmus`. Torch is loaded when a command needs it, not for ``--help``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from isthmus import __version__
+from isthmus.cli.failures import DONE, FAILED, INTERRUPTED, exit_codes, say
+from isthmus.cli.flags import with_config_flags
+from isthmus.runs.config import RunConfig, apply_overrides, merge_sections
+from isthmus.runs.folder import CONFIG, RunFolder, free_folder, latest_folder
+from isthmus.runs.yamlfile import read_yaml
+
+if TYPE_CHECKING:
+    from isthmus.runs.execution import Outcome, Progress
+
+app = typer.Typer(
+    name="isthmus",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Leaky ResNets as Hamiltonian mechanics: train them, read their mechanics, see their bottleneck.",
+    epilog="Exit codes: 0 done, 1 the run failed, 2 misuse, 130 interrupted and saved.",
+)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors (also by ISTHMUS_DEBUG=1).")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        print(f"isthmus {__version__}")
+        raise typer.Exit(DONE)
+    return wanted
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@with_config_flags
+def train(
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="YAML file with any of the values below.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Run folder (default: runs/NAME, or runs/NAME-2, ...)."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in the folder (without --out: the latest of its name)."),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html and no figures.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print nothing but the run folder, warnings and errors.")
+    ] = False,
+    debug: Debug = False,
+    flags: Any = None,
+) -> None:
+    """Train a Leaky ResNet, read its mechanics, and leave everything in a run folder.
+
+    Values are taken in the order defaults, --config, options. The default is the network of the paper's
+    Figure 1.
+    """
+    with exit_codes(debug):
+        settings, folder = _settle(config, out, resume, overwrite, flags)
+        outcome = _train(settings, folder, resume, overwrite, quiet)
+        code = _finish(outcome, report=not no_report, quiet=quiet)
+        raise typer.Exit(code)
+
+
+@app.command()
+def show(run: Run, debug: Debug = False) -> None:
+    """Print the tables and the verdict of a run."""
+    with exit_codes(debug):
+        _show(run)
+
+
+@app.command()
+def report(run: Run, debug: Debug = False) -> None:
+    """Write report.html and the figures of a run, and say where they are."""
+    with exit_codes(debug):
+        from isthmus.report import write_report
+
+        print(write_report(run))
+
+
+def _settle(
+    file: Path | None, out: Path | None, resume: bool, overwrite: bool, flags: dict[str, Any]
+) -> tuple[RunConfig, Path]:
+    """The configuration and the folder; a resumed run's own configuration lies under what was given."""
+    given = read_yaml(file) if file is not None else {}
+    source = f"the configuration ({file} and options)" if file is not None else "the configuration"
+    if out is None and (resume or overwrite):
+        out = latest_folder(str(flags.get("name", given.get("name", RunConfig().name))))
+    if resume and out is not None and RunFolder(out).has_config:
+        given = merge_sections(RunConfig.from_yaml(out / CONFIG).model_dump(), given)
+    settings = RunConfig.from_mapping(apply_overrides(given, flags), source)
+    return settings, out if out is not None else free_folder(settings.name)
+
+
+def _train(settings: RunConfig, folder: Path, resume: bool, overwrite: bool, quiet: bool) -> "Outcome":
+    """Run, with the progress on the screen and the signals taken over."""
+    from isthmus.cli.interrupts import Interrupts
+    from isthmus.cli.progress import reporter
+
+    screen = reporter(quiet)
+
+    def begin(progress: "Progress") -> None:
+        if not quiet:
+            say(f"run folder: {progress.folder}")
+        screen.start(progress)
+
+    with Interrupts() as interrupts:
+        from isthmus.runs.execution import execute
+
+        try:
+            return execute(
+                settings,
+                folder,
+                resume=resume,
+                overwrite=overwrite,
+                on_start=begin,
+                on_record=screen.record,
+                should_stop=interrupts,
+            )
+        finally:
+            screen.close()
+
+
+def _finish(outcome: "Outcome", *, report: bool, quiet: bool) -> int:
+    """Say how the run ended, show its tables, write its report; returns the exit code."""
+    folder = outcome.folder
+    if outcome.status == "interrupted":
+        say(f"interrupted at step {outcome.step}, saved; continue with: isthmus train --resume --out {folder}")
+        return INTERRUPTED
+    if not quiet:
+        _show(folder)
+    page = _report(folder) if report else None
+    if outcome.status == "diverged":
+        say(f"the run failed: {outcome.message}")
+        if outcome.advice:
+            say(f"advice: {outcome.advice}")
+    print(folder if quiet else f"\nrun folder: {folder}" + (f"\nreport:     {page}" if page else ""))
+    return FAILED if outcome.status == "diverged" else DONE
+
+
+def _report(folder: Path) -> Path | None:
+    """The page of a run; None, and a warning, where the packages for it are not installed."""
+    from isthmus.report import write_report
+
+    try:
+        return write_report(folder)
+    except ImportError as error:
+        say(f"warning: no report was written: {error}; afterwards: isthmus report {folder}")
+        return None
+
+
+def _show(folder: Path) -> None:
+    from rich.console import Console
+
+    from isthmus.report.data import load_run
+    from isthmus.report.terminal import render
+
+    render(load_run(folder), Console())
+
+
+def main() -> None:
+    """The entry point of the command `isthmus`."""
+    app(prog_name="isthmus")

@@ -1,0 +1,43 @@
+"""Reports of a finished run: one self-contained page, printed figures, and tables for the terminal."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isthmus.report.data import RunData, RunFolderError, load_run
+    from isthmus.report.page import write_report
+    from isthmus.report.terminal import layer_table, plain_text, render, summary_table
+
+_HOMES = {
+    "RunData": "data",
+    "RunFolderError": "data",
+    "load_run": "data",
+    "write_report": "page",
+    "layer_table": "terminal",
+    "plain_text": "terminal",
+    "render": "terminal",
+    "summary_table": "terminal",
+}
+
+__all__ = [
+    "RunData",
+    "RunFolderError",
+    "layer_table",
+    "load_run",
+    "plain_text",
+    "render",
+    "summary_table",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use (PEP 562), so that this package costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Public names, whether imported yet or not."""
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,1 @@
+"""What each figure shows, said once; `web` and `printed` draw it."""

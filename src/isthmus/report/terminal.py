@@ -1,0 +1,205 @@
+"""A run in the terminal: tables by rich, plain text where the output is no terminal."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from isthmus.report._numbers import MISSING, show
+from isthmus.report.data import RunData
+from isthmus.report.words import Certificate, Verdict, certificate, status_line, verdict
+from isthmus.report.words import cards as key_numbers
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+WIDTH = 100
+_STYLES = {"good": "green", "near": "yellow", "bad": "bold red", "unknown": "yellow"}
+_PLAIN = {
+    "L̃": "L~",
+    "−": "-",
+    "–": "-",
+    "μ": "mu",
+    "ρ": "rho",
+    "ℓ": "l",
+    "σ": "sigma",
+    "λ": "lambda",
+    "∞": "inf",
+    "‖": "||",
+    "∂": "d",
+    "≤": "<=",
+    "≥": ">=",
+    "×": "x",
+    "²": "^2",
+    "…": "...",
+}
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the terminal's table; the higher `spare`, the sooner it goes where room is short."""
+
+    key: str
+    head: str
+    digits: int
+    spare: int
+
+
+_COLUMNS = (
+    _Column("layer", "layer", 4, 0),
+    _Column("p", "p", 3, 0),
+    _Column("rho", "rho", 3, 4),
+    _Column("rank_a", "rank A", 4, 0),
+    _Column("rank_w", "rank W", 4, 1),
+    _Column("coi_stable", "COI", 4, 0),
+    _Column("minus_2h_over_l", "-2H/L̃", 4, 0),
+    _Column("kinetic_stable", "kinetic", 3, 5),
+    _Column("potential_stable", "potential", 4, 6),
+    _Column("cross_stable", "cross", 3, 7),
+    _Column("speed", "speed", 3, 3),
+    _Column("residual", "residual", 3, 0),
+    _Column("slow", "slow", 4, 2),
+)
+
+
+def layer_table(run: RunData, width: int = WIDTH) -> "Table":
+    """The layers as a rich table of at most `width` places (COI, kinetic, potential, cross: stable norms)."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    heads, body = _cells(run, width - 2, gap=3)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=Text(f"{run.name}: layers"),
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 1),
+    )
+    for head in heads:
+        table.add_column(Text(head), justify="right", no_wrap=True)
+    for slow, cells in zip(run.column("slow"), body, strict=True):
+        table.add_row(*(Text(cell) for cell in cells), style="cyan" if slow else "")
+    return table
+
+
+def summary_table(run: RunData) -> "Table":
+    """The key numbers as a rich table."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=Text(f"{run.name}: summary"),
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 1),
+    )
+    table.add_column("quantity", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("", style="dim")
+    for label, value, detail in _summary(run):
+        table.add_row(Text(label), Text(value), Text(detail))
+    return table
+
+
+def render(run: RunData, console: "Console") -> None:
+    """Print layers, summary, certificate and verdict with its doubts, for a terminal or a pipe."""
+    if not console.is_terminal:
+        text = plain_text(run)
+        if not (console.encoding or "").lower().startswith("utf"):
+            text = _ascii(text)
+        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        return
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console.print(layer_table(run, min(WIDTH, console.width)))
+    console.print(summary_table(run))
+    proof, finding = certificate(run), verdict(run)
+    console.print(Text(status_line(run)))
+    for note in run.notes:
+        console.print(Text(note, style="yellow"))
+    console.print(Text.assemble(("Certificate: ", "bold"), (_certificate_line(proof), _STYLES[proof.level])))
+    console.print(
+        Text.assemble(("Verdict: ", "bold"), (finding.headline, "bold green" if finding.trusted else "bold yellow"))
+    )
+    for line in _doubt_lines(finding):
+        console.print(Padding(Text(line), (0, 0, 0, 2)))
+
+
+def plain_text(run: RunData, width: int = WIDTH) -> str:
+    """The same without colours or frames: columns of text, one line per layer."""
+    heads, body = _cells(run, width, gap=2)
+    summary = _summary(run)
+    label, value = (max(_length(row[i]) for row in summary) for i in (0, 1))
+    proof, finding = certificate(run), verdict(run)
+    lines = [f"{run.name}: layers", *_aligned(heads, body), "", f"{run.name}: summary"]
+    lines += [f"{_pad(a, label, left=True)}  {_pad(b, value)}  {c}".rstrip() for a, b, c in summary]
+    lines += ["", status_line(run), *run.notes, f"Certificate: {_certificate_line(proof)}"]
+    lines += [f"Verdict: {finding.headline}", *(f"  {line}" for line in _doubt_lines(finding))]
+    return "\n".join(lines)
+
+
+def _summary(run: RunData) -> list[tuple[str, str, str]]:
+    """Label, value and detail of the key numbers."""
+    return [(card.label, card.value, card.detail) for card in key_numbers(run)]
+
+
+def _certificate_line(proof: Certificate) -> str:
+    """Residual and meaning in a line."""
+    line = f"{proof.headline.lower()} (residual: largest {proof.residual_max}, median {proof.residual_median})"
+    return line + ("; these energies show optimisation error, not physics" if proof.level == "bad" else "")
+
+
+def _doubt_lines(finding: Verdict) -> list[str]:
+    """Method and doubts below the verdict."""
+    lines = [f"made by: {finding.method}"]
+    if not finding.doubts:
+        return [*lines, "no doubts recorded" if finding.trusted else "not trusted; no doubt was recorded"]
+    return [*lines, *(f"doubt: {doubt}" for doubt in finding.doubts)]
+
+
+def _cells(run: RunData, width: int, gap: int) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the columns that fit into `width`."""
+    content = {column: [_cell(v, column.digits) for v in run.column(column.key)] for column in _COLUMNS}
+    chosen = [c for c in _COLUMNS if c.spare == 0 or any(cell not in (MISSING, "") for cell in content[c])]
+    needed = {c: max(_length(c.head), *(map(_length, content[c]))) for c in chosen}
+    while sum(needed[c] + gap for c in chosen) > width and max(c.spare for c in chosen) > 0:
+        chosen.remove(max(chosen, key=lambda c: c.spare))
+    return [c.head for c in chosen], [[content[c][i] for c in chosen] for i in range(run.layers.height)]
+
+
+def _cell(value: Any, digits: int) -> str:
+    """One cell."""
+    if isinstance(value, bool):
+        return "slow" if value else ""
+    return show(value, digits)
+
+
+def _aligned(heads: list[str], body: list[list[str]]) -> list[str]:
+    """Rows with their columns flush right."""
+    widths = [max(_length(row[i]) for row in (heads, *body)) for i in range(len(heads))]
+    return [
+        "  ".join(_pad(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (heads, *body)
+    ]
+
+
+def _length(text: str) -> int:
+    """Places that a text takes on a screen (a combining tilde takes none)."""
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _pad(text: str, width: int, left: bool = False) -> str:
+    """Text padded to `width` places."""
+    space = " " * (width - _length(text))
+    return text + space if left else space + text
+
+
+def _ascii(text: str) -> str:
+    """Symbols spelled in ASCII, for outputs with no other signs."""
+    for sign, spelled in _PLAIN.items():
+        text = text.replace(sign, spelled)
+    return text.encode("ascii", "replace").decode("ascii")

@@ -1,0 +1,225 @@
+"""What the report says: certificate, verdict, cards. Plain text; the template escapes it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from isthmus.report._numbers import MISSING, finite, show, span
+from isthmus.report.data import RunData
+from isthmus.report.figures.training import CRITICAL, NEAR
+
+Level = Literal["good", "near", "bad", "unknown"]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the stationarity residual allows one to say."""
+
+    level: Level
+    headline: str
+    meaning: str
+    residual_max: str
+    residual_median: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The bottleneck in words, and what speaks against it."""
+
+    headline: str
+    method: str
+    doubts: tuple[str, ...]
+    trusted: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """A key number, its unit or range, and what it means in a line."""
+
+    label: str
+    value: str
+    detail: str
+    meaning: str
+
+
+def level(run: RunData) -> Level:
+    """How near to a critical point the run ended, by its largest residual."""
+    residual = run.value("residual_max")
+    if residual is None:
+        return "unknown"
+    return "good" if residual <= CRITICAL else "near" if residual <= NEAR else "bad"
+
+
+def certificate(run: RunData) -> Certificate:
+    """The stationarity residual and its meaning."""
+    which = level(run)
+    headline, meaning = {
+        "good": (
+            "A critical point, for practical purposes",
+            "Every layer satisfies the first of (E9) to one part in a thousand: momenta, Hamiltonian and "
+            "−2H/L̃ "
+            "mean what the theory says, up to the O(ρ) error of finitely many layers.",
+        ),
+        "near": (
+            "Near a critical point",
+            "The layers satisfy the first of (E9) to within a tenth: shapes and medians of the energies "
+            "can be read, "
+            "their digits cannot.",
+        ),
+        "bad": (
+            "Not a critical point",
+            "These energies show optimisation error, not physics: in at least one layer the weights are "
+            "far from those "
+            "that their own momenta ask for (E9). Spectra and ranks describe this network all the same. "
+            "Train longer, or with the default recipe, before reading H.",
+        ),
+        "unknown": (
+            "No certificate",
+            "The run recorded no stationarity residual, so nothing says whether this is a critical point: "
+            "read the "
+            "energies as unverified.",
+        ),
+    }[which]
+    median = run.value("residual_median")
+    return Certificate(which, headline, meaning, show(run.value("residual_max"), 3), show(median, 3))
+
+
+def momenta_caveat(run: RunData) -> str:
+    """The warning below each figure that uses B or H; "" where the residual is small enough."""
+    which = level(run)
+    if which == "good":
+        return ""
+    if which == "unknown":
+        return "Unverified: no stationarity residual was recorded, and everything made from B or H depends on it."
+    residual = show(run.value("residual_max"), 3)
+    if which == "near":
+        return f"Read shapes, not digits: the largest residual is {residual} (above 0.001), so B and H are approximate."
+    return (
+        f"Optimisation error, not physics: the largest residual is {residual} (above 0.1), so curves made "
+        "from B or H mean little."
+    )
+
+
+def verdict(run: RunData) -> Verdict:
+    """The verdict of summary.json with its doubts; made from the numbers where the sentence is missing."""
+    estimate = run.value("rank_estimate")
+    doubts_given = run.summary.get("doubts")
+    doubts = tuple(str(doubt) for doubt in doubts_given) if isinstance(doubts_given, list) else ()
+    trusted = run.summary.get("trusted") is True
+    text = str(run.summary.get("verdict") or "")
+    if not text:
+        text = "No estimate of the bottleneck rank." if estimate is None else f"Rank estimate: {show(int(estimate))}."
+    if trusted and level(run) in ("bad", "unknown"):
+        doubts = (*doubts, "The stationarity residual does not support an estimate made from H.")
+        trusted = False
+    return Verdict(text, str(run.summary.get("method") or "not recorded"), doubts, trusted)
+
+
+def status_line(run: RunData) -> str:
+    """How the training ended, in a line with its message and advice."""
+    steps = run.value("steps")
+    parts = [
+        f"{run.status}: {show(int(steps)) if steps is not None else MISSING} steps in {span(run.value('seconds'))}"
+    ]
+    for key in ("message", "advice"):
+        text = str(run.summary.get(key) or "").strip()
+        if text:
+            parts.append(text if text.endswith((".", "!", "?")) else text + ".")
+    return " – ".join(parts[:2]) + ("" if len(parts) < 3 else " " + parts[2])
+
+
+def cards(run: RunData) -> tuple[Card, ...]:
+    """Key numbers, each with a line of explanation."""
+    made = [*_estimate_cards(run), *_cost_cards(run), *_size_cards(run)]
+    return tuple(card for card in made if card.value != MISSING or card.label in ("Rank estimate k*", "−2H/L̃, median"))
+
+
+def _estimate_cards(run: RunData) -> list[Card]:
+    """What the bottleneck is estimated from."""
+    value = run.value
+    low, high = value("minus_2h_over_l_min"), value("minus_2h_over_l_max")
+    spread = "" if low is None or high is None else f"from {show(low, 3)} to {show(high, 3)} over the layers"
+    if spread and level(run) in ("bad", "unknown"):
+        spread += "; optimisation error: see the certificate" if level(run) == "bad" else "; unverified"
+    exact = value("min_coi")
+    path = finite(run.column("path_length"))
+    estimate = value("rank_estimate")
+    zero = value("effective_depth") == 0
+    hamiltonian = "Not defined at L̃ = 0." if zero else "Estimates k* from below (E11); constant along p on a geodesic."
+    return [
+        Card(
+            "Rank estimate k*",
+            show(None if estimate is None else int(estimate)),
+            "" if verdict(run).trusted else "not to be trusted: see the doubts",
+            "Dimension of the slow stretch.",
+        ),
+        Card("−2H/L̃, median", show(value("minus_2h_over_l_median")), spread, hamiltonian),
+        Card(
+            "Smallest stable COI",
+            show(value("min_coi_stable")),
+            f"exact: {show(exact)}" if exact is not None else "",
+            "Cost of identity; bounds k* from above.",
+        ),
+        Card(
+            "Path length",
+            show(path[-1] if path else None),
+            "",
+            "Stays bounded as L̃ grows, in the theory (E12).",
+        ),
+    ]
+
+
+def _cost_cards(run: RunData) -> list[Card]:
+    """Objective and errors."""
+    value = run.value
+    data, penalty = value("data_cost"), value("penalty")
+    parts = "" if data is None or penalty is None else f"data {show(data)} + penalty {show(penalty)}"
+    test, train = value("test_accuracy"), value("train_accuracy")
+    return [
+        Card("Objective", show(value("objective")), parts, "What training minimises (E3)."),
+        Card("Test cost", show(value("test_cost")), "", "The same cost on data never trained on."),
+        Card(
+            "Test accuracy",
+            _percent(test),
+            f"training: {_percent(train)}" if train is not None else "",
+            "Share of test rows given their class.",
+        ),
+        Card(
+            "Training accuracy",
+            _percent(train) if test is None else MISSING,
+            "",
+            "Share of training rows given their class.",
+        ),
+    ]
+
+
+def _size_cards(run: RunData) -> list[Card]:
+    """What was trained."""
+    value = run.value
+    steps, seconds = value("steps"), value("seconds")
+    depth, width = value("depth"), value("width")
+    mu = value("mu")
+    return [
+        Card(
+            "Effective depth L̃",
+            show(value("effective_depth")),
+            "" if mu is None else f"weight decay μ = λ/L̃ = {show(mu)}",
+            "Pull of the leak in (E1); 0 is a ResNet.",
+        ),
+        Card(
+            "Layers L",
+            show(None if depth is None else int(depth)),
+            "" if width is None else f"width {show(int(width))}",
+            "Steps of the discretised flow (E2).",
+        ),
+        Card(
+            "Training",
+            show(None if steps is None else int(steps)),
+            "" if seconds is None else f"steps in {span(seconds)}",
+            "Optimiser steps taken, all stages.",
+        ),
+    ]
+
+
+def _percent(share: float | None) -> str:
+    """A share as a percentage."""
+    return MISSING if share is None else f"{100 * share:.4g} %"

@@ -1,0 +1,506 @@
+"""Objective, optimisers, recipes and the trainer."""
+
+import math
+
+import pytest
+import torch
+
+from isthmus.activations import Identity, ReLU, SmoothReLU
+from isthmus.bottleneck import bottleneck, longest_run
+from isthmus.mechanics import balancedness_defect, mechanics, stationarity_residual
+from isthmus.mesh import Adaptive, MeshScheduler
+from isthmus.model import LeakyResNet
+from isthmus.solve import LBFGS, Muon, Problem, Stage, Trainer, TrainStatus, orthogonalise, recipe
+from isthmus.solve.settle import Settle
+
+F64 = torch.float64
+
+
+def data(samples=40, inputs=5, outputs=4, classes=False):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(samples, inputs, dtype=F64, generator=generator)
+    y = torch.tanh(x @ torch.randn(inputs, 2, dtype=F64, generator=generator)) @ torch.randn(
+        2, outputs, dtype=F64, generator=generator
+    )
+    return (x, y.argmax(1)) if classes else (x, y)
+
+
+def problem(classes=False, ends="fixed", dtype=F64, mu=0.01, activation=None, depth=6, L_tilde=2.0, **kwargs):
+    x, y = data(classes=classes)
+    net = LeakyResNet(
+        5,
+        4,
+        width=8,
+        depth=depth,
+        effective_depth=L_tilde,
+        ends=ends,
+        dtype=dtype,
+        activation=activation or ReLU(),
+        **kwargs,
+    )
+    return Problem(net, x, y, loss="cross_entropy" if classes else "mse", mu=mu, x_test=x[:9], y_test=y[:9])
+
+
+# --- objective --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [False, True])
+@pytest.mark.parametrize("ends", ["fixed", "learned"])
+def test_value_and_gradient_equal_autograd(classes, ends):
+    p = problem(classes, ends)
+    net, mu = p.model, p.mu
+    for batch in (None, torch.tensor([3, 1, 7])):
+        x, y = (p.x, p.y) if batch is None else (p.x[batch], p.y[batch])
+        out = net(x)
+        cost = torch.nn.functional.cross_entropy(out, y) if classes else (out - y).square().sum() / len(x)
+        squares = (net.rho * net.weight.square().sum(dim=(1, 2))).sum()
+        if ends == "learned":
+            squares = squares + net.in_map.square().sum() + net.out_map.square().sum()
+        objective = cost + 0.5 * mu * squares
+        expected = torch.autograd.grad(objective, p.parameters)
+        got = p.evaluate(batch)
+        assert got.objective == pytest.approx(float(objective.detach()), rel=1e-12)
+        assert got.data_cost == pytest.approx(float(cost.detach()), rel=1e-12)
+        assert got.penalty == pytest.approx(got.objective - got.data_cost, rel=1e-9)
+        for parameter, gradient in zip(p.parameters, expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("classes", [False, True])
+@pytest.mark.parametrize("L_tilde", [0.0, 2.0])
+def test_residual_is_the_gradient_it_is_made_from(classes, L_tilde):
+    """(E9): from weights and momenta of the geodesic, and from the gradient, independently."""
+    p = problem(classes, L_tilde=L_tilde)
+    p.evaluate()
+    g = p.geodesic()
+    from_momenta = stationarity_residual(g.A, g.M, g.W, g.activation)
+    torch.testing.assert_close(p.residual(), from_momenta, rtol=1e-9, atol=0)
+    table = mechanics(g)
+    torch.testing.assert_close(torch.tensor(table["residual"], dtype=F64), from_momenta)
+
+
+def test_geodesic_is_the_models_path_with_autograds_momenta():
+    p = problem()
+    g = p.geodesic("done")
+    x = p.x
+    states = [x @ p.model.in_map.T]
+    for W, r in zip(g.W, g.rho, strict=True):
+        A = states[-1].requires_grad_(True)
+        states.append((1 - r * 2.0) * A + r * ReLU().features(A) @ W.T)
+    cost = (states[-1] @ p.model.out_map.T - p.y).square().sum() / len(x)
+    gradients = torch.autograd.grad(cost, states)
+    torch.testing.assert_close(g.A, torch.stack(states).detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(g.M, -torch.stack(gradients) / p.mu, rtol=1e-10, atol=1e-10)
+    e = p.evaluate(gradient=False)
+    assert (g.objective, g.data_cost) == pytest.approx((e.objective, e.data_cost), rel=1e-12)
+    assert g.status == "done" and float(g.positions[-1]) == pytest.approx(1)
+
+
+def test_evaluation_in_float32_is_close():
+    wide, narrow = problem(), problem(dtype=torch.float32)
+    assert narrow.evaluate().objective == pytest.approx(wide.evaluate().objective, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": "hinge"}, "loss must be 'mse' or 'cross_entropy'"),
+        ({"mu": 0.0}, r"mu \(weight decay\) must be positive"),
+        ({"x": torch.zeros(3, 6)}, r"training inputs must be \(samples, 5\)"),
+        ({"x": torch.zeros(0, 5)}, "at least one row"),
+        ({"y": torch.zeros(3, 4)}, r"training targets must be \(40, 4\) for mse"),
+        ({"y": torch.zeros(40, 4), "loss": "cross_entropy"}, r"training targets must be \(40,\) for cross_entropy"),
+        ({"y": torch.full((40,), 4), "loss": "cross_entropy"}, r"class indices must lie in 0\.\.3, got 4\.\.4"),
+        ({"x_test": torch.zeros(3, 5), "y_test": torch.zeros(2, 4)}, "test targets"),
+    ],
+)
+def test_misuse_of_problem_is_named(change, message, without_shape_checks):
+    x, y = data()
+    net = LeakyResNet(5, 4, width=8, depth=6, effective_depth=2.0)
+    arguments = {"x": x, "y": y} | change
+    with pytest.raises(ValueError, match=message):
+        Problem(net, arguments.pop("x"), arguments.pop("y"), **arguments)
+
+
+# --- optimisers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 7), (3, 7, 6), (2, 5, 5)])
+def test_orthogonalise_levels_the_singular_values(shape):
+    s = torch.linalg.svdvals(orthogonalise(torch.randn(shape, dtype=F64)))
+    assert float(s.max()) < 1.3 and float(s.median()) > 0.65
+    assert float(orthogonalise(torch.zeros(shape, dtype=F64)).abs().max()) == 0
+
+
+def test_muon_is_torchs_muon_up_to_its_bfloat16():
+    p, q = problem(dtype=torch.float32), problem(dtype=torch.float32)
+    ours = Muon(p.model.weight, [])
+    layers = [torch.nn.Parameter(w) for w in q.model.weight.data]  # views: torch's version takes matrices only
+    theirs = torch.optim.Muon(layers, lr=0.05, weight_decay=0.0, momentum=0.95, nesterov=True)
+    start = p.model.weight.detach().clone()
+    for _ in range(3):
+        ours.step(p.evaluate, 0.05)
+        q.evaluate()
+        for layer, g in zip(layers, q.model.weight.grad, strict=True):
+            layer.grad = g
+        theirs.step()
+    moved, reference = p.model.weight.detach() - start, q.model.weight.detach() - start
+    # torch's rate carries max(1, rows/columns)^½ = 1 for 8 × 9; its bfloat16 (eps 0.008) gives 0.056
+    assert float((moved - reference).norm() / reference.norm()) < 0.1
+    r = problem(dtype=torch.float32)
+    other = Muon(r.model.weight, [], momentum=0.5)
+    for _ in range(3):
+        other.step(r.evaluate, 0.05)
+    assert float((r.model.weight.detach() - start - reference).norm() / reference.norm()) > 0.15  # the test can fail
+
+
+def test_lbfgs_solves_a_linear_network_to_the_last_digits():
+    p = problem(activation=Identity())
+    optimiser = LBFGS(p, memory=40)
+    for _ in range(600):
+        optimiser.step(p.evaluate, 0.0)
+        if optimiser.finished:
+            break
+    p.evaluate()
+    assert float(p.residual().max()) < 1e-5
+
+
+def test_lbfgs_never_goes_up_and_survives_kinks():
+    p = problem(mu=0.03)
+    optimiser = LBFGS(p, memory=10)
+    values = [optimiser.step(p.evaluate, 0.0).objective for _ in range(200)]
+    assert all(b <= a for a, b in zip(values, values[1:], strict=False))
+    assert values[-1] < 0.5 * values[0]
+    assert p.evaluate().objective == pytest.approx(values[-1], rel=1e-12)
+
+
+def test_lbfgs_steps_back_from_nan():
+    """A closure that returns NaN beyond a distance: the line search must shorten, not accept."""
+    p = problem()
+    optimiser = LBFGS(p)
+    first = optimiser.step(p.evaluate, 0.0)
+    here = p.model.weight.detach().clone()
+    calls = []
+
+    def closure():
+        evaluation = p.evaluate()
+        far = float((p.model.weight - here).norm()) > 1e-3
+        calls.append(far)
+        return type(evaluation)(float("nan"), float("nan"), evaluation.penalty) if far else evaluation
+
+    second = optimiser.step(closure, 0.0)
+    assert any(calls) and math.isfinite(second.objective) and second.objective < first.objective
+
+
+def test_lbfgs_finishes_where_nothing_descends():
+    p = problem()
+    value = p.evaluate()
+    optimiser = LBFGS(p)
+    # the same value everywhere with a gradient that promises descent: no step is acceptable
+    optimiser.step(lambda: (p.evaluate(), value)[1], 0.0)
+    assert optimiser.finished
+
+
+def test_settle_lowers_the_residual_without_raising_the_objective():
+    p = problem(activation=SmoothReLU(sharpness=10.0))
+    first = LBFGS(p, memory=10)
+    for _ in range(150):
+        first.step(p.evaluate, 0.0)
+    before = p.evaluate()
+    residual = float(p.residual().max())
+    settle = Settle(p)
+    for _ in range(300):
+        settle.step(p.evaluate, 1.0)
+    after = p.evaluate()
+    assert after.objective <= before.objective * (1 + 1e-9)
+    assert float(p.residual().max()) < 0.3 * residual
+
+
+def test_settle_finds_the_largest_curvature():
+    """Against the dense Hessian of a small network, in the variables √ρ W."""
+    p = problem(activation=SmoothReLU(sharpness=5.0), depth=2)
+    rho, W0 = p.model.rho, p.model.weight.detach().clone()
+
+    def objective(v):
+        W = v.view_as(W0) / rho.sqrt()[:, None, None]
+        A = p.x @ p.model.in_map.T
+        for W_l, r in zip(W, rho, strict=True):
+            A = (1 - r * 2.0) * A + r * p.model.activation.features(A) @ W_l.T
+        cost = (A @ p.model.out_map.T - p.y).square().sum() / len(p.x)
+        return cost + 0.5 * p.mu * v.square().sum()
+
+    v0 = (W0 * rho.sqrt()[:, None, None]).flatten()
+    dense = float(torch.linalg.eigvalsh(torch.autograd.functional.hessian(objective, v0)).abs().max())
+    found = Settle(p, probes=60)._largest_curvature(p.evaluate)
+    assert found == pytest.approx(dense, rel=1e-3)
+    assert torch.equal(p.model.weight.detach(), W0)
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------
+
+
+def test_recipes():
+    adam, sgd = recipe("paper")
+    assert (adam.optimiser, adam.steps, sgd.optimiser, sgd.steps) == ("adam", 5000, "sgd", 1000)
+    assert sgd.rate < adam.rate
+    stages = recipe("default", 300)
+    assert [s.optimiser for s in stages] == ["muon", "lbfgs", "settle"] and sum(s.steps for s in stages) == 300
+    assert [s.steps for s in recipe("default", 3)] == [1, 1, 1]
+    (only,) = recipe("default", 300, 0.5, full_batch=False)
+    assert (only.optimiser, only.steps, only.rate) == ("muon", 300, 0.5)
+    assert len(recipe("paper", full_batch=False)) == 2
+
+
+def test_rates():
+    stage = Stage("adam", 10, 2.0)
+    assert stage.rate_at(0) == 2.0 and stage.rate_at(5) == pytest.approx(1.0) and stage.rate_at(9) > 0
+    assert Stage("sgd", 10, 2.0, cosine=False).rate_at(9) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: recipe("lamb"), "unknown recipe 'lamb': expected one of default, paper"),
+        (lambda: recipe("default", 2), "needs at least 3 steps"),
+        (lambda: Stage("adam", 0), "at least one step"),
+        (lambda: Stage("adam", 1, -1.0), "rate must be positive"),
+        (lambda: Stage("lion", 1), "optimiser must be one of adam, sgd, muon, lbfgs, settle"),
+        (lambda: Trainer(problem(), ()), "at least one stage"),
+        (lambda: Trainer(problem(), recipe("default"), batch_size=8), "need the full batch"),
+        (lambda: Trainer(problem(), recipe("paper"), batch_size=41), r"batch_size must lie in 1\.\.40"),
+        (lambda: Trainer(problem(), recipe("paper"), log_every=0), "log_every must be at least 1"),
+    ],
+)
+def test_misuse_of_recipes_is_named(make, message, without_shape_checks):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# --- trainer ----------------------------------------------------------------------------------------------------
+
+
+def make_trainer(kind, log_every=5):
+    p = problem(depth=8, dtype=torch.float32)
+    if kind == "minibatch":
+        return Trainer(
+            p, recipe("paper", 30), MeshScheduler(p.model, Adaptive(), every=4), batch_size=16, log_every=log_every
+        )
+    scheduler = MeshScheduler(p.model, Adaptive(), every=4) if kind == "adaptive" else None
+    return Trainer(p, recipe("default" if kind == "adaptive" else kind, 30), scheduler, log_every=log_every)
+
+
+@pytest.mark.parametrize("kind", ["default", "paper", "adaptive", "minibatch"])
+@pytest.mark.parametrize("stop", [1, 4, 13, 25, 29])
+def test_resumed_training_gives_the_same_bits(kind, stop):
+    whole = make_trainer(kind)
+    assert whole.run().status is TrainStatus.DONE
+    part = make_trainer(kind)
+    result = part.run(should_stop=lambda: part.step_count >= stop)
+    assert result.status is TrainStatus.INTERRUPTED and part.step_count == stop
+    rest = make_trainer(kind)
+    rest.load_state_dict(part.state_dict())
+    assert rest.run().status is TrainStatus.DONE
+    for name, value in whole.problem.model.state_dict().items():
+        assert torch.equal(value, rest.problem.model.state_dict()[name]), name
+    for a, b in zip(whole.history, rest.history, strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+
+
+@pytest.mark.parametrize("kind", ["default", "paper", "adaptive", "minibatch"])
+def test_training_trains_and_logs(kind):
+    trainer, rows, saved = make_trainer(kind), [], []
+    result = trainer.run(on_record=rows.append, on_checkpoint=lambda t: saved.append(t.step_count), checkpoint_every=10)
+    assert rows == trainer.history and [r["step"] for r in rows] == [0, 5, 10, 15, 20, 25, 30]
+    assert rows[-1]["objective"] < rows[0]["objective"]
+    assert rows[-1]["test_cost"] is not None and rows[-1]["stage"] == "done"
+    assert saved[-1] == 30 and result.step == 30 and trainer.done
+
+
+def test_divergence_names_layer_and_step_and_keeps_the_last_good_state():
+    p = problem(dtype=torch.float32)
+    trainer = Trainer(p, (Stage("sgd", 200, 1e4, cosine=False),), log_every=1)
+    result = trainer.run()
+    assert result.status is TrainStatus.DIVERGED
+    assert result.layer is not None and 1 <= result.layer <= 6
+    assert 1 <= result.step <= 200 and f"from step {result.step}" in result.message
+    assert f"at layer {result.layer}" in result.message and "smaller rate" in result.advice
+    assert all(bool(torch.isfinite(v).all()) for v in p.model.state_dict().values())
+    assert math.isfinite(p.evaluate().objective)
+    assert all(math.isfinite(r["objective"]) for r in trainer.history)
+
+
+def test_divergence_at_the_start_blames_the_data_where_it_is_the_data():
+    p = problem()
+    p.x[3, 2] = float("nan")
+    result = Trainer(p, recipe("paper", 10)).run()
+    assert result.status is TrainStatus.DIVERGED and "inputs themselves" in result.advice and result.layer == 0
+
+
+# --- what the theory says of critical points --------------------------------------------------------------------
+
+
+def converged(depth, activation, mu=0.02):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 4, dtype=F64, generator=generator)
+    y = 0.7 * x @ torch.randn(4, 4, dtype=F64, generator=generator) + 1.5
+    net = LeakyResNet(4, 4, width=6, depth=depth, effective_depth=2.0, activation=activation, dtype=F64)
+    p = Problem(net, x, y, mu=mu)
+    optimiser = LBFGS(p, memory=50)
+    for _ in range(1500):
+        optimiser.step(p.evaluate, 0.0)
+        if optimiser.finished:
+            break
+    p.evaluate()
+    assert float(p.residual().max()) < 1e-5
+    return p.geodesic()
+
+
+@pytest.fixture(scope="module")
+def linear_geodesics():
+    torch.set_num_threads(1)
+    return {depth: converged(depth, Identity()) for depth in (10, 20, 40, 80)}
+
+
+def test_balance_law_has_a_factor_of_two(linear_geodesics):
+    """(E4) in the theory file reads ‖W_p‖² = ‖W_0‖² + L̃∫‖b‖²; converged networks say 2L̃, at first order in ρ."""
+    factors = []
+    for g in linear_geodesics.values():
+        squares, bias = g.W.square().sum(dim=(1, 2)), g.W[:, :, -1].square().sum(dim=1)
+        factors.append(float((squares[-1] - squares[0]) / (g.effective_depth * (g.rho * bias).sum())))
+    gaps = [2 - factor for factor in factors]
+    assert 0.9 < math.log2(gaps[-2] / gaps[-1]) < 1.1, factors
+    assert 2 * factors[-1] - factors[-2] == pytest.approx(2, abs=0.02), factors  # extrapolated to ρ = 0
+
+
+def test_balancedness_defect_falls_at_first_order(linear_geodesics):
+    defects = [float(balancedness_defect(g.W, g.rho, g.effective_depth).abs().max()) for g in linear_geodesics.values()]
+    assert 0.85 < math.log2(defects[-2] / defects[-1]) < 1.15 and defects[-1] < 0.05, defects
+
+
+def test_staggered_hamiltonian_is_constant_at_first_order(linear_geodesics):
+    """Spread of H over layers at critical points of L = 10, 20, 40, 80: the slope against ρ is 1."""
+    spreads = []
+    for g in linear_geodesics.values():
+        H = torch.tensor(mechanics(g)["hamiltonian"])
+        spreads.append(float(H.max() - H.min()))
+    slopes = [math.log2(a / b) for a, b in zip(spreads, spreads[1:], strict=False)]
+    assert 0.9 < slopes[-1] < 1.1, (spreads, slopes)
+
+
+def test_unstaggered_hamiltonian_does_not_help(linear_geodesics):
+    """Pairing A_ℓ with B_ℓ must be worse than the staggered pair, or the staggering would be idle."""
+    g = linear_geodesics[20]
+    B = g.M / g.effective_depth
+
+    def spread(pairs):
+        H = torch.stack(
+            [
+                0.5 * g.effective_depth * (b.T @ g.activation.features(a)).square().sum()
+                - g.effective_depth * (b * a).sum()
+                for a, b in pairs
+            ]
+        )
+        return float(H.max() - H.min())
+
+    staggered = spread([(g.A[i - 1], B[i]) for i in range(1, 21)])
+    assert staggered < spread([(g.A[i], B[i]) for i in range(1, 21)])
+
+
+# --- table and bottleneck ---------------------------------------------------------------------------------------
+
+
+def test_table_has_a_row_per_layer_and_saves(tmp_path, linear_geodesics):
+    import polars
+
+    table = mechanics(linear_geodesics[20])
+    assert table.depth == 20 and len(table["coi"]) == 20
+    frame = table.to_dataframe()
+    assert frame.shape == (20, len(table))
+    for name in ("t.parquet", "t.csv"):
+        file = table.save(tmp_path / name)
+        back = polars.read_parquet(file) if name.endswith("parquet") else polars.read_csv(file)
+        assert back.columns == list(table)
+        assert back["hamiltonian"].to_list() == pytest.approx(table["hamiltonian"])
+    with pytest.raises(ValueError, match=r"ending in \.parquet or \.csv"):
+        table.save(tmp_path / "t.xlsx")
+    with pytest.raises(KeyError, match="no column 'h'"):
+        table["h"]
+    spectra = table.spectra_dataframe()
+    assert spectra.filter(kind="A").shape[0] == 21 * 6 and spectra.filter(kind="W").shape[0] == 20 * 6
+    assert "hamiltonian" not in str(table) and "residual" in str(table)
+    assert "staggered" in table.describe("hamiltonian")
+
+
+def test_table_agrees_with_the_functions_it_gathers():
+    from isthmus.mechanics import FeatureMetric, hamiltonian, hamiltonian_from_velocity
+
+    g = problem().geodesic()
+    table = mechanics(g, gamma0=1e-2)
+    for row in (0, 3, 5):
+        A, B = g.A[row], g.M[row + 1] / g.effective_depth
+        velocity = (g.A[row + 1] - A) / g.rho[row]
+        metric = FeatureMetric.from_features(g.activation.features(A))
+        assert table["hamiltonian"][row] == pytest.approx(hamiltonian(A, B, 2.0, g.activation))
+        stable = hamiltonian_from_velocity(A, velocity, 2.0, metric, metric.gamma(1e-2))
+        assert table["hamiltonian_stable"][row] == pytest.approx(stable)
+        assert table["minus_2h_over_l"][row] == pytest.approx(-table["hamiltonian"][row])
+        assert table["norm_b"][row] == pytest.approx(float(B.norm()))
+
+
+def test_table_at_l_tilde_zero_has_no_energies_but_all_norms():
+    table = mechanics(problem(L_tilde=0.0).geodesic())
+    assert all(math.isnan(v) for v in table["hamiltonian"] + table["kinetic"])
+    assert all(math.isfinite(v) for v in table["norm_b"] + table["coi_stable"] + table["residual"])
+    assert table.summary()["minus_2h_over_l_median"] is None
+
+
+def test_misuse_of_mechanics():
+    g = problem().geodesic()
+    with pytest.raises(ValueError, match="gamma0 must be positive"):
+        mechanics(g, gamma0=0.0)
+
+
+def test_bottleneck_of_a_collapsed_network_is_named():
+    p = problem(mu=1.0, activation=ReLU())
+    p.model.weight.data.zero_()
+    b = bottleneck(Problem(p.model, p.x, p.y - p.y.mean(0), mu=1.0).geodesic())
+    small = problem(depth=40, L_tilde=20.0, initialisation="small")
+    c = bottleneck(small.geodesic())
+    for found in (b, c):
+        assert found.rank is None and not found.trusted and "collapsed" in found.doubts[0]
+
+
+def test_bottleneck_doubts_an_untrained_network():
+    b = bottleneck(problem(depth=20, L_tilde=7.0).geodesic())
+    assert not b.trusted and any("residual" in doubt for doubt in b.doubts)
+    assert set(b.slow) | set(b.fast) == set(range(1, 21)) and len(b.ranks_A) == 21 and len(b.ranks_W) == 20
+
+
+def test_bottleneck_trusts_a_made_geodesic():
+    """A path at rest in a 2-dimensional cone: W = L̃P, A constant, with momenta that make it stationary."""
+    from isthmus.geodesic import Geodesic
+
+    activation, L_tilde, layers = ReLU(append_one=False), 5.0, 10
+    Q = torch.zeros(6, 2, dtype=F64)
+    Q[0, 0] = Q[1, 1] = 1
+    A = (torch.rand(30, 2, dtype=F64) + 0.1) @ Q.T
+    W = (L_tilde * Q @ Q.T).expand(layers, 6, 6).clone()
+    B = torch.linalg.pinv(A).T  # B σ(A)ᵀ = P, so that W = L̃Bσ(A)ᵀ
+    g = Geodesic(
+        W=W,
+        rho=torch.full((layers,), 0.1, dtype=F64),
+        A=A.expand(layers + 1, 30, 6).clone(),
+        M=(L_tilde * B).expand(layers + 1, 30, 6).clone(),
+        effective_depth=L_tilde,
+        weight_decay=1.0,
+        activation=activation,
+    )
+    b = bottleneck(g)
+    assert b.rank == 2 and b.trusted, b.doubts
+    assert b.plateau == (1, 9) and "rank 2" in b.verdict
+    assert mechanics(g).summary()["minus_2h_over_l_median"] == pytest.approx(2.0)
+
+
+def test_longest_run():
+    assert longest_run([1, 2, 2, 1, 2, 2, 2], 2) == (4, 6)
+    assert longest_run([2], 2) == (0, 0)
