@@ -1,4 +1,4 @@
-"""Which initialisation neither collapses at large L̃ nor leaves a spectrum tail: numbers for docs/notes/initialisation.md.
+"""Which initialisation neither collapses at large L̃ nor leaves a tail? Numbers for docs/notes/initialisation.md.
 
 Rule, fixed before measuring: an initialisation qualifies if, over all seeds, (a) no run at L̃ = 7, 10, 20 ends in the
 zero network, and (b) the least rank of an interior state (threshold 1e-2) is at most 8 at L̃ = 7 after the given number
@@ -62,9 +62,11 @@ def main() -> None:
             rows += cell
             values = sorted(float(r["objective"]) for r in cell)  # type: ignore[arg-type]
             tail = statistics.median(float(r["tenth_singular_value"]) for r in cell)  # type: ignore[arg-type]
+            collapsed = sum(bool(r["collapsed"]) for r in cell)
+            ranks = [r["rank"] for r in cell]
             print(
                 f"{effective_depth:<4g} {name:14}  {statistics.median(values):7.3f} ({values[0]:.3f}-{values[-1]:.3f})"
-                f"        {sum(bool(r['collapsed']) for r in cell)}/{len(cell)}   {[r['rank'] for r in cell]}  {tail:.1e}",
+                f"        {collapsed}/{len(cell)}   {ranks}  {tail:.1e}",
                 flush=True,
             )
     if arguments.json:

@@ -1,6 +1,5 @@
 """Where the bottleneck is, of what dimension, and why that may be wrong (theory file, section 4)."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,39 +152,28 @@ def bottleneck(geodesic: Geodesic, table: MechanicsTable | None = None, threshol
     first, last = longest_run(interior, estimate)
     plateau = (first + offset, last + offset)
     doubts = tuple(_doubts(geodesic, table, estimate, plateau, threshold))
+    A = geodesic.A[(plateau[0] + plateau[1]) // 2]
+    centred = int(rank(torch.linalg.svdvals(A - A.mean(0)), 0.2))
     method = (
-        f"least number of singular values of A_1..A_(L-1) above {threshold:g} times the largest, "
-        f"held from A_{plateau[0]} to A_{plateau[1]}"
+        f"the least number of singular values of A_1 … A_(L−1) above {threshold:g} times the largest, held from "
+        f"A_{plateau[0]} to A_{plateau[1]}; about its mean the representation varies in {centred} of these directions "
+        "(above 0.2 of the largest)"
     )
     return Bottleneck(
         rank=estimate,
         trusted=not doubts,
         method=method,
         doubts=doubts,
-        verdict=_verdict(geodesic, table, estimate, plateau, doubts),
+        verdict=_verdict(geodesic, estimate, plateau, doubts),
         plateau=plateau,
         **common,
     )
 
 
-def _verdict(
-    geodesic: Geodesic,
-    table: MechanicsTable,
-    estimate: int,
-    plateau: tuple[int, int],
-    doubts: tuple[str, ...],
-) -> str:
-    p, summary = geodesic.positions, table.summary()
-    A = geodesic.A[(plateau[0] + plateau[1]) // 2]
-    centred = int(rank(torch.linalg.svdvals(A - A.mean(0)), 0.2))
-    h = summary["minus_2h_over_l_median"]
-    said = (
-        f"Bottleneck of rank {estimate} from p = {float(p[plateau[0]]):.2f} to {float(p[plateau[1]]):.2f} "
-        f"(states A_{plateau[0]} to A_{plateau[1]}); about the mean it varies in {centred} direction(s). "
-        f"Least stable cost of identity {summary['min_coi_stable']:.3g}"
-    )
-    said += f", −2H/L̃ {h:.3g}" if h is not None and math.isfinite(h) else ""
-    said += f"; stationarity residual at most {summary['residual_max']:.2g}."
+def _verdict(geodesic: Geodesic, estimate: int, plateau: tuple[int, int], doubts: tuple[str, ...]) -> str:
+    start, end = (float(geodesic.positions[i]) for i in plateau)
+    where = f"from p = {start:.2f} to {end:.2f}" if end > start else f"at p = {start:.2f}"
+    said = f"A bottleneck of rank {estimate} {where}"
     if not doubts:
-        return said + " Nothing speaks against the estimate."
-    return said + f" Not to be trusted without more: {len(doubts)} doubt(s)."
+        return f"{said}; nothing found that speaks against it."
+    return f"{said}; not to be trusted as it stands, for {len(doubts)} reason{'s' if len(doubts) > 1 else ''}."

@@ -1,6 +1,7 @@
 """Objective, optimisers, recipes and the trainer."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -132,26 +133,27 @@ def test_orthogonalise_levels_the_singular_values(shape):
     assert float(orthogonalise(torch.zeros(shape, dtype=F64)).abs().max()) == 0
 
 
-def test_muon_is_torchs_muon_up_to_its_bfloat16():
+@pytest.mark.parametrize("own_arithmetic", [True, False])
+def test_muon_is_torchs_muon(own_arithmetic, monkeypatch):
+    """To rounding with our orthogonalisation in its place; to 10 % with its own, in bfloat16 (measured: 6 %)."""
+    if own_arithmetic:
+        monkeypatch.setattr(
+            torch.optim._muon, "_zeropower_via_newtonschulz", lambda g, *_args: orthogonalise(g[None])[0]
+        )
     p, q = problem(dtype=torch.float32), problem(dtype=torch.float32)
     ours = Muon(p.model.weight, [])
     layers = [torch.nn.Parameter(w) for w in q.model.weight.data]  # views: torch's version takes matrices only
-    theirs = torch.optim.Muon(layers, lr=0.05, weight_decay=0.0, momentum=0.95, nesterov=True)
+    theirs = torch.optim.Muon(layers, lr=0.2, weight_decay=0.0, momentum=0.95, nesterov=True)
     start = p.model.weight.detach().clone()
-    for _ in range(3):
-        ours.step(p.evaluate, 0.05)
+    for _ in range(5):
+        ours.step(p.evaluate, 0.2)
         q.evaluate()
         for layer, g in zip(layers, q.model.weight.grad, strict=True):
             layer.grad = g
         theirs.step()
     moved, reference = p.model.weight.detach() - start, q.model.weight.detach() - start
-    # torch's rate carries max(1, rows/columns)^½ = 1 for 8 × 9; its bfloat16 (eps 0.008) gives 0.056
-    assert float((moved - reference).norm() / reference.norm()) < 0.1
-    r = problem(dtype=torch.float32)
-    other = Muon(r.model.weight, [], momentum=0.5)
-    for _ in range(3):
-        other.step(r.evaluate, 0.05)
-    assert float((r.model.weight.detach() - start - reference).norm() / reference.norm()) > 0.15  # the test can fail
+    # torch's rate carries max(1, rows/columns)^½ = 1 for 8 × 9
+    assert float((moved - reference).norm() / reference.norm()) < (1e-3 if own_arithmetic else 0.1)
 
 
 def test_lbfgs_solves_a_linear_network_to_the_last_digits():
@@ -169,7 +171,7 @@ def test_lbfgs_never_goes_up_and_survives_kinks():
     p = problem(mu=0.03)
     optimiser = LBFGS(p, memory=10)
     values = [optimiser.step(p.evaluate, 0.0).objective for _ in range(200)]
-    assert all(b <= a for a, b in zip(values, values[1:], strict=False))
+    assert all(b <= a for a, b in pairwise(values))
     assert values[-1] < 0.5 * values[0]
     assert p.evaluate().objective == pytest.approx(values[-1], rel=1e-12)
 
@@ -383,7 +385,7 @@ def test_staggered_hamiltonian_is_constant_at_first_order(linear_geodesics):
     for g in linear_geodesics.values():
         H = torch.tensor(mechanics(g)["hamiltonian"])
         spreads.append(float(H.max() - H.min()))
-    slopes = [math.log2(a / b) for a, b in zip(spreads, spreads[1:], strict=False)]
+    slopes = [math.log2(a / b) for a, b in pairwise(spreads)]
     assert 0.9 < slopes[-1] < 1.1, (spreads, slopes)
 
 
