@@ -83,6 +83,7 @@ def _layers(sketch: Sketch) -> pl.DataFrame:
         "residual": sketch.residual * np.exp(-np.abs(rng.normal(size=n))),
         "balancedness_defect": np.abs(noise),
         "speed": speed,
+        "speed_k": 3 * speed,
         "step_change": speed * rho,
         "path_length": np.cumsum(speed * rho) * 3,
         "norm_a": np.sqrt((modes**2).sum(1)),

@@ -190,3 +190,10 @@ def test_small_helpers() -> None:
     assert finite([1, None, math.inf, 2.5]) == [1.0, 2.5]
     assert positive([1, 0, -1, None, math.nan]) == [1.0, None, None, None, None]
     assert [span(x) for x in (None, 12.34, 185.0, 7300.0)] == ["–", "12.3 s", "3 min 5 s", "2 h 1 min"]
+
+
+def test_the_report_and_the_bottleneck_trust_the_same_residual():
+    from isthmus.bottleneck import RESIDUAL_TRUSTED
+    from isthmus.report.figures.training import NEAR
+
+    assert NEAR == RESIDUAL_TRUSTED

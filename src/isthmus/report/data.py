@@ -12,7 +12,15 @@ from isthmus.report._numbers import number
 LAYER_COLUMNS = (
     *("p", "rho", "rho_effective_depth", "coi", "coi_stable", "coi_off_image", "kinetic", "kinetic_stable"),
     *("potential", "potential_stable", "cross", "cross_stable", "hamiltonian", "hamiltonian_stable"),
-    *("minus_2h_over_l", "minus_2h_over_l_stable", "residual", "balancedness_defect", "speed", "step_change"),
+    *(
+        "minus_2h_over_l",
+        "minus_2h_over_l_stable",
+        "residual",
+        "balancedness_defect",
+        "speed",
+        "speed_k",
+        "step_change",
+    ),
     *("path_length", "norm_a", "norm_b", "norm_b_features", "norm_w", "norm_bias", "stable_rank_a"),
     *("nuclear_rank_a", "stable_rank_w", "rank_a", "rank_w"),
 )

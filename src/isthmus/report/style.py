@@ -41,8 +41,8 @@ _SYMBOLS = {
     "rho": ("<i>ρ<sub>ℓ</sub></i>", r"$\rho_\ell$"),
     "pl": ("<i>p<sub>ℓ</sub></i>", r"$p_\ell$"),
     "speed": (
-        "‖∂<sub>p</sub><i>A</i>‖<sub>F</sub> / ‖<i>A</i>‖<sub>F</sub>",
-        r"$\|\partial_p A\|_F\,/\,\|A\|_F$",
+        "‖∂<sub>p</sub><i>A</i>‖<sub>K+γI</sub>",
+        r"$\|\partial_p A\|_{K+\gamma I}$",
     ),
     "k": ("<i>k</i>*", "$k^*$"),
 }

@@ -55,7 +55,7 @@ _COLUMNS = (
     _Column("kinetic_stable", "kinetic", 3, 5),
     _Column("potential_stable", "potential", 4, 6),
     _Column("cross_stable", "cross", 3, 7),
-    _Column("speed", "speed", 3, 3),
+    _Column("speed_k", "speed", 3, 3),
     _Column("residual", "residual", 3, 0),
     _Column("slow", "slow", 4, 2),
 )

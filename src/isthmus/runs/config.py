@@ -222,7 +222,7 @@ class TrainConfig(Section):
         default="cpu", description="Where to train; auto takes a GPU where there is one."
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; none: torch's own choice.")
-    log_every: int = Field(default=10, ge=1, description="Steps between two rows of the history.")
+    log_every: int = Field(default=20, ge=1, description="Steps between two rows of the history.")
     checkpoint_every: int = Field(default=100, ge=1, description="Steps between two saved states.")
 
 

@@ -81,14 +81,15 @@ class LBFGS(Optimiser):
         slots = [k % self.memory for k in range(first, self._count)]
         if not slots:
             return q / max(1.0, float(g.norm()))
+        # memory-bound: every stored vector is read twice, and nothing is allocated
         alphas = {}
         for slot in reversed(slots):
-            alphas[slot] = self._s[slot].dot(q) / self._sy[slot]
-            q.sub_(self._y[slot] * alphas[slot])
+            alphas[slot] = float(self._s[slot].dot(q)) / self._sy[slot]
+            q.add_(self._y[slot], alpha=-alphas[slot])
         newest = slots[-1]
-        q.mul_(self._sy[newest] / self._y[newest].square().sum())
+        q.mul_(self._sy[newest] / float(self._y[newest].dot(self._y[newest])))
         for slot in slots:
-            q.add_(self._s[slot] * (alphas[slot] - self._y[slot].dot(q) / self._sy[slot]))
+            q.add_(self._s[slot], alpha=alphas[slot] - float(self._y[slot].dot(q)) / self._sy[slot])
         return q
 
     def _search(

@@ -74,7 +74,7 @@ class Trainer:
         *,
         batch_size: int | None = None,
         seed: int = 0,
-        log_every: int = 10,
+        log_every: int = 20,
     ) -> None:
         if not stages:
             raise ValueError("a trainer needs at least one stage")

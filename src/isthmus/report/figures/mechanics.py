@@ -1,6 +1,7 @@
 """Energies, the two estimates of the rank, ranks and speed: figures from the mechanics table."""
 
 from statistics import median
+from typing import Any
 
 from isthmus.report._numbers import finite, number, show
 from isthmus.report.data import RunData
@@ -18,7 +19,7 @@ def bands(run: RunData) -> tuple[tuple[float, float], ...]:
 def energies_figure(run: RunData) -> Figure:
     """Kinetic and potential energy, cross term and Hamiltonian along p (Figure 1c of the paper)."""
     panels, notes = [], []
-    for suffix, title in (("", "exact norms (pseudo-inverse of {K})"), ("_stable", "stable norms (E7)")):
+    for suffix, title in (("_stable", "stable norms (E7)"), ("", "exact norms (pseudo-inverse of {K})")):
         parts = [
             ("kinetic", "kinetic", VERMILION, "solid", 2.0),
             ("potential", "potential", BLUE, "solid", 2.0),
@@ -26,7 +27,7 @@ def energies_figure(run: RunData) -> Figure:
         parts += [("cross", "cross term", PURPLE, "dot", 1.8)]
         series = [_along(run, key + suffix, label, colour, dash, width) for key, label, colour, dash, width in parts]
         energy = _along(run, "hamiltonian" + suffix, "Hamiltonian {H}", INK, "solid", 2.8)
-        view, note = _clipped([s for s in series if s.label != "cross term"], [energy, series[2]])
+        view, note = _around_the_slow([*series, energy], run.column("slow"))
         if note:
             notes.append(f"{'Stable' if suffix else 'Exact'} norms: {note}")
         panels.append(
@@ -59,7 +60,7 @@ def energies_figure(run: RunData) -> Figure:
 def rank_figure(run: RunData) -> Figure:
     """−2H/L̃ and the cost of identity along p, exact and stable."""
     panels, notes = [], []
-    for suffix, title in (("", "exact norms (pseudo-inverse of {K})"), ("_stable", "stable norms (E7)")):
+    for suffix, title in (("_stable", "stable norms (E7)"), ("", "exact norms (pseudo-inverse of {K})")):
         coi = _along(run, "coi" + suffix, "cost of identity {COI}", BLUE, "solid", 2.2)
         estimate = _along(run, "minus_2h_over_l" + suffix, "{rank}", VERMILION, "solid", 2.2)
         view, note = _near_the_rank(coi, estimate)
@@ -111,14 +112,14 @@ def ranks_figure(run: RunData) -> Figure:
         _along(run, "stable_rank_w", "stable rank of {W}", ORANGE, "dot", 2.0),
     )
     shown = tuple(series for series in ranks if finite(series.y))
-    speed = (_along(run, "speed", "{speed}", PURPLE, "solid", 2.2),)
+    speed = (_along(run, "speed_k", "{speed}", PURPLE, "solid", 2.2),)
     shared = bands(run)
     return Figure(
         "ranks",
         "Ranks and speed per layer",
         (
             Panel("ranks", "{p}", "rank", shown, bands=shared, band_label="slow layers"),
-            Panel("speed", "{p}", "relative speed", speed, log=True, bands=shared, band_label="slow layers"),
+            Panel("speed", "{p}", "speed", speed, log=True, bands=shared, band_label="slow layers"),
         ),
         f"Ranks count singular values above {above}; the stable rank is "
         "‖·‖²<sub>F</sub>/‖·‖²<sub>op</sub>, the nuclear rank "
@@ -178,6 +179,18 @@ def _along(run: RunData, key: str, label: str, colour: str, dash: str, width: fl
 def _empty(run: RunData) -> str:
     """Why a panel of energies may be empty."""
     return AT_ZERO if run.value("effective_depth") == 0 else "the layer table has no such numbers"
+
+
+def _around_the_slow(curves: list[Series], slow: list[Any]) -> tuple[tuple[float, float] | None, str]:
+    """Limits of y by the kinetic and potential energy (the first two curves) of the slow layers, which the jumps at
+    the ends may dwarf, and a note of what is left out.
+    """
+    inside = [abs(y) for s in curves[:2] for y, is_slow in zip(s.y, slow, strict=False) if is_slow and finite([y])]
+    everything = [y for s in curves for y in finite(s.y)]
+    if not inside or max(map(abs, everything)) <= 8 * max(inside) or max(inside) == 0:
+        return _clipped(curves[:2], curves[2:])
+    view = (-4 * max(inside), 4 * max(inside))
+    return view, _outside(view, everything, "the curves")
 
 
 def _clipped(anchors: list[Series], loose: list[Series]) -> tuple[tuple[float, float] | None, str]:
