@@ -49,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--effective-depths", type=float, nargs="+", default=[7.0, 10.0, 20.0])
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--json", default=None, help="write all runs here")
     arguments = parser.parse_args()
@@ -56,7 +57,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     rows = []
     print("L̃   initialisation  objective: median (min-max)      collapsed  rank     10th s.v. (median)")
-    for effective_depth in (7.0, 10.0, 20.0):
+    for effective_depth in arguments.effective_depths:
         for name in INITIALISATIONS:
             cell = [run(name, effective_depth, seed, arguments.steps) for seed in range(arguments.seeds)]
             rows += cell

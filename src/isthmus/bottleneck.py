@@ -154,8 +154,9 @@ def bottleneck(geodesic: Geodesic, table: MechanicsTable | None = None, threshol
     doubts = tuple(_doubts(geodesic, table, estimate, plateau, threshold))
     A = geodesic.A[(plateau[0] + plateau[1]) // 2]
     centred = int(rank(torch.linalg.svdvals(A - A.mean(0)), 0.2))
+    which = "A_1 … A_(L−1)" if offset else "A_0 … A_L"
     method = (
-        f"the least number of singular values of A_1 … A_(L−1) above {threshold:g} times the largest, held from "
+        f"the least number of singular values of {which} above {threshold:g} times the largest, held from "
         f"A_{plateau[0]} to A_{plateau[1]}; about its mean the representation varies in {centred} of these directions "
         "(above 0.2 of the largest)"
     )

@@ -5,7 +5,7 @@ preallocated buffer, which carries the skip, the step-size and, backward, the we
 the batch-first functions on top; `FlowWorkspace` is what training uses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -73,16 +73,19 @@ class FlowWorkspace:
         weight_decay: float,
         out: Weights | None,
         to_input: bool = True,
+        visit: Callable[[int, Tensor], object] | None = None,
     ) -> Float[Tensor, "width samples"]:
         """(E8) from ``gradient(depth)``, which the caller has filled with ``∂C/∂A_L``.
 
         Writes the gradient of the whole objective, ``ρ_ℓ G_ℓ σ(A_{ℓ−1})ᵀ + μ ρ_ℓ W_ℓ`` (E3), to ``out`` where given,
         and returns ``∂C/∂A_0`` (without ``to_input``, the last layer's pull-back is left out and what comes back is
-        ``∂C/∂A_1``).
+        ``∂C/∂A_1``). ``visit(ℓ, ∂C/∂A_ℓ)`` is called for ℓ = L … 0 where given; the buffer is reused afterwards.
         """
         w = self.width
         for layer in range(self.depth, 0, -1):
             r, G, S = rho[layer - 1], self.gradient(layer), self.S[layer - 1]
+            if visit is not None:
+                visit(layer, G)
             if out is not None:
                 torch.addmm(W[layer - 1], G, S.T, beta=weight_decay * r, alpha=r, out=out[layer - 1])
             if layer == 1 and not to_input:
@@ -91,6 +94,8 @@ class FlowWorkspace:
             torch.addmm(self._pulled, W[layer - 1, :, :w].T, G, beta=0, alpha=r, out=self._pulled)
             self.activation.pullback_(self._pulled, self.A[layer - 1], S[:w])
             torch.add(self._pulled, G, alpha=1 - r * self.effective_depth, out=self.gradient(layer - 1))
+        if visit is not None:
+            visit(0, self.gradient(0))
         return self.gradient(0)
 
 

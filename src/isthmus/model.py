@@ -104,6 +104,18 @@ class LeakyResNet(nn.Module):
             ("width", width),
             ("depth", depth),
         ):
+            if not isinstance(value, int):
+                raise TypeError(f"{name} must be a whole number (int), got {value!r}")
+        if activation is not None and not isinstance(activation, Activation):
+            raise TypeError(f"activation must be an object such as ReLU() or SmoothReLU(), got {activation!r}")
+        if rho is not None and not isinstance(rho, Tensor):
+            raise TypeError(f"rho must be a torch.Tensor (layers,), got {type(rho).__name__}")
+        for name, value in (
+            ("in_features", in_features),
+            ("out_features", out_features),
+            ("width", width),
+            ("depth", depth),
+        ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if max(in_features, out_features) > width:
@@ -177,6 +189,8 @@ class LeakyResNet(nn.Module):
             raise ValueError(
                 f"inputs must be (samples, {self.in_features}), got {tuple(x.shape)}; flatten images first"
             )
+        if x.dtype != self.in_map.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"inputs are {x.dtype} and the network is {self.in_map.dtype}: convert one of them")
         A = x @ self.in_map.T
         states = [A]
         for r, W in zip(self.rho.unbind(), self.weight.unbind(), strict=True):

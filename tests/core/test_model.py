@@ -87,6 +87,26 @@ def test_misuse_is_named(change, message):
         LeakyResNet(4, 5, **({"width": 6, "depth": 4, "effective_depth": 1.0} | change))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation": "relu"}, r"activation must be an object such as ReLU\(\)"),
+        ({"activation": Identity}, r"activation must be an object such as ReLU\(\)"),
+        ({"rho": [0.5, 0.5]}, "rho must be a torch.Tensor"),
+        ({"depth": 4.0}, "depth must be a whole number"),
+        ({"width": "a"}, "width must be a whole number"),
+    ],
+)
+def test_wrong_types_are_named(change, message, without_shape_checks):
+    with pytest.raises(TypeError, match=message):
+        LeakyResNet(4, 5, **({"width": 6, "depth": 4, "effective_depth": 1.0} | change))
+
+
+def test_another_precision_is_named():
+    with pytest.raises(ValueError, match=r"inputs are torch.float64 and the network is torch.float32"):
+        LeakyResNet(4, 3, width=6, depth=3, effective_depth=1.0)(torch.zeros(2, 4, dtype=torch.float64))
+
+
 def test_wrong_inputs_are_named():
     net = LeakyResNet(4, 3, width=6, depth=3, effective_depth=1.0)
     with pytest.raises(ValueError, match=r"inputs must be \(samples, 4\), got \(2, 5\)"):

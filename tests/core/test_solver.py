@@ -11,7 +11,7 @@ from isthmus.bottleneck import bottleneck, longest_run
 from isthmus.mechanics import balancedness_defect, mechanics, stationarity_residual
 from isthmus.mesh import Adaptive, MeshScheduler
 from isthmus.model import LeakyResNet
-from isthmus.solve import LBFGS, Muon, Problem, Stage, Trainer, TrainStatus, orthogonalise, recipe
+from isthmus.solve import LBFGS, KroneckerMetric, Muon, Problem, Stage, Trainer, TrainStatus, orthogonalise, recipe
 from isthmus.solve.settle import Settle
 
 F64 = torch.float64
@@ -113,6 +113,8 @@ def test_evaluation_in_float32_is_close():
         ({"y": torch.zeros(40, 4), "loss": "cross_entropy"}, r"training targets must be \(40,\) for cross_entropy"),
         ({"y": torch.full((40,), 4), "loss": "cross_entropy"}, r"class indices must lie in 0\.\.3, got 4\.\.4"),
         ({"x_test": torch.zeros(3, 5), "y_test": torch.zeros(2, 4)}, "test targets"),
+        ({"x_test": torch.zeros(3, 5)}, "x_test and y_test belong together"),
+        ({"y": torch.rand(40), "loss": "cross_entropy"}, "must be integer class indices"),
     ],
 )
 def test_misuse_of_problem_is_named(change, message, without_shape_checks):
@@ -194,6 +196,44 @@ def test_lbfgs_steps_back_from_nan():
     assert any(calls) and math.isfinite(second.objective) and second.objective < first.objective
 
 
+@pytest.mark.parametrize("metric", [False, True])
+def test_lbfgs_does_not_spin_at_the_resolution_of_float32(metric):
+    """After a long first stage hardly any decrease is left: each step must lower the objective, or be the last."""
+    p = problem(dtype=torch.float32, mu=0.03)
+    first = Muon(p.model.weight, [])
+    for step in range(1000):
+        first.step(p.evaluate, 0.1 * (1 - step / 1000))
+    optimiser = LBFGS(p, metric=KroneckerMetric(p) if metric else None)
+    values = [p.evaluate().objective]
+    while not optimiser.finished and len(values) < 200:
+        values.append(optimiser.step(p.evaluate, 0.0).objective)
+    assert optimiser.finished
+    assert all(b < a for a, b in pairwise(values[:-1]))
+
+
+def test_lbfgs_survives_a_problem_without_curvature():
+    net = LeakyResNet(6, 6, width=8, depth=6, effective_depth=4.0, activation=ReLU(append_one=False))
+    p = Problem(net, torch.zeros(30, 6), torch.zeros(30, 6))
+    assert Trainer(p, recipe("default", 30)).run().status is TrainStatus.DONE
+
+
+def test_gradients_come_back_after_zero_grad():
+    p = problem()
+    p.evaluate()
+    expected = p.model.weight.grad.clone()
+    p.model.zero_grad()
+    p.evaluate()
+    assert torch.equal(p.model.weight.grad, expected)
+
+
+def test_a_model_that_moved_needs_a_new_problem():
+    p = problem(dtype=torch.float32)
+    p.evaluate()
+    p.model.double()
+    with pytest.raises(ValueError, match="make a new Problem"):
+        p.evaluate()
+
+
 def test_lbfgs_finishes_where_nothing_descends():
     p = problem()
     value = p.evaluate()
@@ -201,6 +241,45 @@ def test_lbfgs_finishes_where_nothing_descends():
     # the same value everywhere with a gradient that promises descent: no step is acceptable
     optimiser.step(lambda: (p.evaluate(), value)[1], 0.0)
     assert optimiser.finished
+
+
+def test_kronecker_metric_inverts_the_hessian_of_one_linear_layer():
+    """One layer, σ = identity: every sample has the same Jacobian, so the factored Hessian is the Hessian."""
+    p = problem(activation=Identity(), depth=1, L_tilde=0.5)
+    metric = KroneckerMetric(p, damping=1.0, sweeps=400)
+    metric.refresh()
+    W0, v = p.model.weight.detach().clone(), torch.randn_like(p.model.weight)
+    p.evaluate()
+    g0 = p.model.weight.grad.clone()
+    p.model.weight.data.add_(v)  # the objective is quadratic: the difference of gradients is the product
+    p.evaluate()
+    hv = p.model.weight.grad - g0
+    p.model.weight.data.copy_(W0)
+    error = (metric.apply(hv.flatten()) - v.flatten()).norm() / v.norm()
+    assert float(error) < 0.03  # of 400 × 40 random vectors
+    assert float((metric.apply(v.flatten()) - v.flatten()).norm() / v.norm()) > 0.3
+
+
+def test_cross_entropy_curvature_sample_has_the_hessian_as_covariance():
+    p = problem(classes=True)
+    outputs = torch.randn(4, 1, dtype=F64).expand(4, 40_000).contiguous()
+    sample = p.curvature_sample(outputs, torch.Generator().manual_seed(0))
+    prob = torch.softmax(outputs[:, 0], 0)
+    hessian = torch.diag(prob) - torch.outer(prob, prob)
+    torch.testing.assert_close(sample @ sample.T / 40_000, hessian, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("ends", ["fixed", "learned"])
+def test_the_metric_pays(ends):
+    """From the same start, as many iterations: a lower objective (measured: by half and more of what is left)."""
+    ends_at = {}
+    for metric in (False, True):
+        p = problem(mu=1e-3, depth=10, L_tilde=4.0, ends=ends, activation=SmoothReLU(sharpness=10.0))
+        optimiser = LBFGS(p, memory=20, metric=KroneckerMetric(p) if metric else None)
+        for _ in range(80):
+            last = optimiser.step(p.evaluate, 0.0).objective
+        ends_at[metric] = last
+    assert ends_at[True] < 0.95 * ends_at[False], ends_at
 
 
 def test_settle_lowers_the_residual_without_raising_the_objective():
@@ -278,6 +357,38 @@ def test_misuse_of_recipes_is_named(make, message, without_shape_checks):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Stage("adam", 2.5), "steps must be a whole number"),
+        (lambda: Trainer(problem(), ["adam"]), "stages must be a sequence of Stage"),
+        (lambda: Trainer(problem(), Stage("adam", 3)), "stages must be a sequence of Stage"),
+        (lambda: Problem(torch.nn.Linear(5, 4), *data()), "model must be a LeakyResNet, got Linear"),
+        (lambda: Problem(problem().model, data()[0].numpy(), data()[1]), "x must be a torch.Tensor, got ndarray"),
+        (lambda: mechanics(problem()), "mechanics needs a Geodesic"),
+    ],
+)
+def test_wrong_types_are_named(make, message, without_shape_checks):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_misuse_of_a_trainer():
+    trainer = Trainer(problem(), (Stage("adam", 1),))
+    with pytest.raises(ValueError, match="checkpoint_every must be at least 1"):
+        trainer.run(checkpoint_every=0)
+    trainer.run()
+    with pytest.raises(RuntimeError, match="every stage has run"):
+        trainer.step()
+
+
+def test_mechanics_refuses_a_path_that_is_not_finite():
+    p = problem()
+    p.x[0, 0] = float("inf")
+    with pytest.raises(ValueError, match="not finite from A_0 on"):
+        mechanics(p.geodesic())
+
+
 # --- trainer ----------------------------------------------------------------------------------------------------
 
 
@@ -335,7 +446,18 @@ def test_divergence_at_the_start_blames_the_data_where_it_is_the_data():
     p = problem()
     p.x[3, 2] = float("nan")
     result = Trainer(p, recipe("paper", 10)).run()
-    assert result.status is TrainStatus.DIVERGED and "inputs themselves" in result.advice and result.layer == 0
+    assert result.status is TrainStatus.DIVERGED and "data themselves" in result.advice and result.layer == 0
+
+
+def test_after_a_divergence_mesh_and_model_agree_and_nothing_goes_on():
+    p = problem(depth=8, dtype=torch.float32)
+    scheduler = MeshScheduler(p.model, Adaptive(), every=4)
+    trainer = Trainer(p, (Stage("adam", 50, 1e-2), Stage("adam", 50, 1e30)), scheduler, log_every=20)
+    result = trainer.run()
+    assert result.status is TrainStatus.DIVERGED
+    torch.testing.assert_close(scheduler.state.rho.float(), p.model.rho)
+    step = trainer.step_count
+    assert trainer.run() is result and trainer.step_count == step
 
 
 # --- what the theory says of critical points --------------------------------------------------------------------

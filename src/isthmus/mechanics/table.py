@@ -245,6 +245,11 @@ def mechanics(geodesic: Geodesic, gamma0: float = 1e-3, rank_threshold: float = 
     """
     if not gamma0 > 0:
         raise ValueError(f"gamma0 must be positive, got {gamma0}")
+    if not isinstance(geodesic, Geodesic):
+        raise TypeError(f"mechanics needs a Geodesic, as problem.geodesic() returns it, got {type(geodesic).__name__}")
+    for layer, A in enumerate(geodesic.A):
+        if not bool(torch.isfinite(A).all()):
+            raise ValueError(f"the path is not finite from A_{layer} on: there is nothing to read")
     g, L = geodesic, geodesic.depth
     rows = [_row(g, layer, gamma0) for layer in range(1, L + 1)]
     s_a, s_w = spectra(g.A), spectra(g.W)

@@ -1,6 +1,6 @@
 """`MeshScheduler`: a step-size rule applied to a model, used like a learning-rate scheduler."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,22 @@ from torch import Tensor
 
 from isthmus._types import StepSizesVector, Weights
 from isthmus.mesh.base import MeshState, StepSizeRule, relative_changes
-from isthmus.model import LeakyResNet
+
+
+@runtime_checkable
+class Meshed(Protocol):
+    """What a scheduler needs of a model; `isthmus.LeakyResNet` has it."""
+
+    depth: int
+    effective_depth: float
+    weight: torch.nn.Parameter
+    rho: Tensor
+
+    def trajectory(self, x: Tensor) -> Tensor:
+        """The states ``(layers + 1, samples, width)``."""
+
+    def set_step_sizes(self, rho: Tensor) -> None:
+        """Replace ρ."""
 
 
 def interpolate_weights(W: Weights, old: StepSizesVector, new: StepSizesVector) -> Weights:
@@ -45,7 +60,7 @@ class MeshScheduler:
 
     def __init__(
         self,
-        model: LeakyResNet,
+        model: Meshed,
         rule: StepSizeRule,
         x: Float[Tensor, "samples in_features"] | None = None,
         *,

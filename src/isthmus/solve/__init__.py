@@ -1,6 +1,7 @@
 """Objective, optimisers and the trainer: from a task and a model to a path that is nearly critical."""
 
 from isthmus.geodesic import Geodesic
+from isthmus.solve.kronecker import KroneckerMetric
 from isthmus.solve.lbfgs import LBFGS
 from isthmus.solve.muon import Muon, orthogonalise
 from isthmus.solve.objective import Evaluation, Problem
@@ -13,6 +14,7 @@ __all__ = [
     "RECIPES",
     "Evaluation",
     "Geodesic",
+    "KroneckerMetric",
     "Muon",
     "Optimiser",
     "Problem",

@@ -6,11 +6,13 @@ condition only, and bisect. Variables are ``√ρ_ℓ W_ℓ``, in which the pena
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from isthmus.solve.kronecker import KroneckerMetric
 from isthmus.solve.objective import Evaluation, Problem
 from isthmus.solve.optimiser import Closure, Optimiser
 
@@ -21,6 +23,8 @@ class LBFGS(Optimiser):
     Args:
         problem: whose parameters, gradients and step-sizes are used.
         memory: number of curvature pairs. Tuned: see docs/notes/solver.md.
+        metric: the inverse Hessian that the recursion starts from, or None for a multiple of the unit matrix.
+        refresh_every: iterations between two measurements of the metric.
         decrease: sufficient decrease c₁ of the line search.
         curvature: c₂ of the weak Wolfe condition.
         evaluations: at most so many in one line search.
@@ -30,11 +34,15 @@ class LBFGS(Optimiser):
         self,
         problem: Problem,
         memory: int = 60,
+        metric: KroneckerMetric | None = None,
+        refresh_every: int = 20,
         decrease: float = 1e-4,
         curvature: float = 0.9,
         evaluations: int = 25,
     ) -> None:
         self.problem, self.memory = problem, memory
+        self.metric, self.refresh_every = metric, refresh_every
+        self._iterations = 0
         self.decrease, self.curvature, self.evaluations = decrease, curvature, evaluations
         size = sum(p.numel() for p in problem.parameters)
         weight = problem.model.weight
@@ -53,7 +61,8 @@ class LBFGS(Optimiser):
 
     def parameters_moved(self) -> None:
         """Forget the curvature: it belongs to another objective."""
-        self._count, self._gradient, self._evaluation, self._stalled = 0, None, None, False
+        self._count, self._iterations = 0, 0
+        self._gradient, self._evaluation, self._stalled = None, None, False
 
     def _scales(self) -> list[Tensor | float]:
         return [self.problem.model.rho.sqrt()[:, None, None], *[1.0] * (len(self.problem.parameters) - 1)]
@@ -74,20 +83,28 @@ class LBFGS(Optimiser):
             p.data.copy_(v[start : start + p.numel()].view_as(p) / scale)
             start += p.numel()
 
-    def _direction(self, g: Tensor) -> Tensor:
-        """The two-loop recursion."""
+    def _directions(self, g: Tensor) -> Iterator[Tensor]:
+        """What to search along, best first: the recursion, without its memory, and plain steepest descent."""
+        if self._count > 0:
+            yield self._recursion(g)
+            self._count = 0
+        if self.metric is not None:
+            yield self.metric.apply(-g)
+        yield -g / max(1.0, float(g.norm()))
+
+    def _recursion(self, g: Tensor) -> Tensor:
+        """The two-loop recursion. Memory-bound: every stored vector is read twice, and nothing is allocated."""
         q = -g
-        first = max(0, self._count - self.memory)
-        slots = [k % self.memory for k in range(first, self._count)]
-        if not slots:
-            return q / max(1.0, float(g.norm()))
-        # memory-bound: every stored vector is read twice, and nothing is allocated
+        slots = [k % self.memory for k in range(max(0, self._count - self.memory), self._count)]
         alphas = {}
         for slot in reversed(slots):
             alphas[slot] = float(self._s[slot].dot(q)) / self._sy[slot]
             q.add_(self._y[slot], alpha=-alphas[slot])
         newest = slots[-1]
-        q.mul_(self._sy[newest] / float(self._y[newest].dot(self._y[newest])))
+        y = self._y[newest]
+        if self.metric is not None:
+            q, y = self.metric.apply(q), self.metric.apply(y)
+        q.mul_(self._sy[newest] / float(self._y[newest].dot(y)))
         for slot in slots:
             q.add_(self._s[slot], alpha=alphas[slot] - float(self._y[slot].dot(q)) / self._sy[slot])
         return q
@@ -96,12 +113,17 @@ class LBFGS(Optimiser):
         self, closure: Closure, x: Tensor, d: Tensor, f0: float, slope: float
     ) -> tuple[Evaluation, Tensor, float] | None:
         """Weak Wolfe by bisection; leaves the parameters at the accepted point. None where there is none."""
+        below = math.nextafter(f0, -math.inf)
+
+        def target(t: float) -> float:
+            return min(f0 + self.decrease * t * slope, below)  # a step that rounding swallows is none
+
         low, high, t = 0.0, math.inf, 1.0
         fallback: tuple[Evaluation, Tensor, float] | None = None
         for _ in range(self.evaluations):
             self._write(x + t * d)
             evaluation = closure()
-            if not evaluation.objective <= f0 + self.decrease * t * slope:  # also NaN
+            if not evaluation.objective <= target(t):  # also NaN
                 high = t
             else:
                 g = self._read(gradient=True)
@@ -122,27 +144,26 @@ class LBFGS(Optimiser):
         if self._gradient is None or self._evaluation is None:
             self._evaluation = closure()
             self._gradient = self._read(gradient=True)
+        if self.metric is not None and self._iterations % self.refresh_every == 0:
+            self.metric.refresh()
+        self._iterations += 1
         x, g, before = self._read(gradient=False), self._gradient, self._evaluation
         if not math.isfinite(before.objective):
             return before
-        for attempt in range(2):
-            d = self._direction(g)
+        for d in self._directions(g):
             slope = float(g.dot(d))
             found = self._search(closure, x, d, before.objective, slope) if slope < 0 else None
             if found is not None:
                 break
-            if attempt == 0 and self._count > 0:
-                self._count = 0
-                continue
+        else:
             self._write(x)
             self._evaluation = closure()
             self._stalled = True
             return self._evaluation
-        assert found is not None
         evaluation, g_new, t = found
         s, y = t * d, g_new - g
         sy = float(s.dot(y))
-        if sy > 1e-10 * float(y.norm()) * float(s.norm()):
+        if sy > 1e-10 * float(y.norm()) * float(s.norm()) and float(y.dot(y)) > 0:  # neither noise nor underflow
             slot = self._count % self.memory
             self._s[slot], self._y[slot], self._sy[slot] = s, y, sy
             self._count += 1
@@ -157,6 +178,8 @@ class LBFGS(Optimiser):
             "y": self._y,
             "sy": list(self._sy),
             "count": self._count,
+            "iterations": self._iterations,
+            "metric": None if self.metric is None else self.metric.state_dict(),
             "gradient": self._gradient,
             "evaluation": None if e is None else [e.objective, e.data_cost, e.penalty],
             "stalled": self._stalled,
@@ -167,6 +190,9 @@ class LBFGS(Optimiser):
         self._s.copy_(state["s"])
         self._y.copy_(state["y"])
         self._sy, self._count = list(state["sy"]), state["count"]
+        self._iterations = state["iterations"]
+        if self.metric is not None:
+            self.metric.load_state_dict(state["metric"])
         self._gradient = None if state["gradient"] is None else state["gradient"].clone()
         self._evaluation = None if state["evaluation"] is None else Evaluation(*state["evaluation"])
         self._stalled = state["stalled"]

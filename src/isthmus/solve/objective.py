@@ -62,6 +62,13 @@ class Problem:
     ) -> None:
         if loss not in ("mse", "cross_entropy"):
             raise ValueError(f"loss must be 'mse' or 'cross_entropy', got {loss!r}")
+        if not isinstance(model, LeakyResNet):
+            raise TypeError(f"model must be a LeakyResNet, got {type(model).__name__}")
+        for name, value in (("x", x), ("y", y), ("x_test", x_test), ("y_test", y_test)):
+            if value is not None and not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}: use torch.as_tensor")
+        if (x_test is None) != (y_test is None):
+            raise ValueError("x_test and y_test belong together: give both or neither")
         if not 0 < mu < float("inf"):
             raise ValueError(f"mu (weight decay) must be positive and finite, got {mu}")
         self.model, self.loss, self.mu = model, loss, float(mu)
@@ -71,8 +78,6 @@ class Problem:
         if x_test is not None and y_test is not None and x_test.shape[0] > 0:
             self.x_test, self.y_test = self._data(x_test, y_test, "test")
         self._workspaces: dict[int, FlowWorkspace] = {}
-        for parameter in self.parameters:
-            parameter.grad = torch.zeros_like(parameter)
 
     def _data(self, x: Tensor, y: Tensor, part: str) -> tuple[Tensor, Tensor]:
         model, weight = self.model, self.model.weight
@@ -86,6 +91,8 @@ class Problem:
         x = x.to(dtype=weight.dtype, device=weight.device)
         if self.loss == "mse":
             return x, y.to(dtype=weight.dtype, device=weight.device)
+        if y.is_floating_point() or y.dtype == torch.bool:
+            raise ValueError(f"{part} targets must be integer class indices for cross_entropy, got {y.dtype}")
         y = y.to(dtype=torch.int64, device=weight.device)
         if int(y.min()) < 0 or int(y.max()) >= model.out_features:
             raise ValueError(
@@ -95,15 +102,23 @@ class Problem:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The weight, then learned ends where there are any; ``.grad`` is filled by `evaluate`."""
+        """The weight, then learned ends where there are any; ``.grad`` is filled by `evaluate`.
+
+        All of them are trained, whatever their ``requires_grad``: nothing here goes through autograd.
+        """
         weight = self.model.weight
         return [weight, *(p for p in self.model.parameters() if p is not weight)]
 
     def _workspace(self, samples: int) -> FlowWorkspace:
-        if samples not in self._workspaces:
+        model = self.model
+        if samples not in self._workspaces or self._workspaces[samples].A.dtype != model.weight.dtype:
             if len(self._workspaces) > 3:
                 self._workspaces.clear()
-            model = self.model
+            if (model.weight.dtype, model.weight.device) != (self.x.dtype, self.x.device):
+                raise ValueError(
+                    f"the model moved to {model.weight.dtype} on {model.weight.device} after the problem was made with "
+                    f"{self.x.dtype} on {self.x.device}: make a new Problem"
+                )
             self._workspaces[samples] = FlowWorkspace(
                 model.activation,
                 model.effective_depth,
@@ -120,12 +135,12 @@ class Problem:
         samples = outputs.shape[1]
         if self.loss == "mse":
             error = outputs - y.T
-            return error.square().sum() / samples, error * (2 / samples)
+            return error.square().sum(dtype=torch.float64) / samples, error * (2 / samples)
         log_p = torch.log_softmax(outputs, dim=0)
         gradient = log_p.exp()
         index = torch.arange(samples, device=outputs.device)
         gradient[y, index] -= 1
-        return -log_p[y, index].mean(), gradient / samples
+        return -log_p[y, index].mean(dtype=torch.float64), gradient / samples
 
     @torch.no_grad()
     def evaluate(self, batch: Tensor | None = None, gradient: bool = True) -> Evaluation:
@@ -141,12 +156,17 @@ class Problem:
         torch.mm(model.in_map, x.T, out=flow.A[0])
         A_end = flow.forward(model.weight, rho)
         cost, d_outputs = self._end(model.out_map @ A_end, y)
-        squares = model.weight.square().sum(dim=(1, 2))
+        # sums in float64: in float32 the line search could not see small decreases
+        squares = model.weight.square().sum(dim=(1, 2), dtype=torch.float64)
         penalty = (squares * model.rho).sum()
         learned = model.ends == "learned"
         if learned:
-            penalty = penalty + model.in_map.square().sum() + model.out_map.square().sum()
+            ends = (model.in_map, model.out_map)
+            penalty = penalty + sum(end.square().sum(dtype=torch.float64) for end in ends)
         if gradient:
+            for parameter in self.parameters:
+                if parameter.grad is None:  # at first, and after somebody's zero_grad()
+                    parameter.grad = torch.zeros_like(parameter)
             torch.mm(model.out_map.T, d_outputs, out=flow.gradient(model.depth))
             G0 = flow.backward(model.weight, rho, self.mu, model.weight.grad, to_input=learned)
             if learned:
@@ -168,10 +188,35 @@ class Problem:
         size = weight.norm(dim=(1, 2))
         return torch.where(off == 0, off, off / size)
 
+    def workspace(self) -> FlowWorkspace:
+        """The buffers of the full batch: path and features of the last full evaluation."""
+        return self._workspace(self.x.shape[0])
+
+    @property
+    def output_curvature(self) -> float:
+        """Factor of the Hessian of a sample's cost in its outputs: 2 for ``‖y − f‖²``, 1 for cross-entropy."""
+        return 2.0 if self.loss == "mse" else 1.0
+
+    def curvature_sample(
+        self, outputs: Float[Tensor, "out samples"], generator: torch.Generator
+    ) -> Float[Tensor, "out samples"]:
+        """Random columns whose covariance is the Hessian of each sample's cost in its outputs (over the factor).
+
+        Standard normal for the squared error; ``softmax − e_c`` with a class c drawn from the softmax for
+        cross-entropy, of covariance ``diag(p) − ppᵀ``.
+        """
+        if self.loss == "mse":
+            noise = torch.randn(outputs.shape, generator=generator, dtype=outputs.dtype)
+            return noise.to(outputs.device)
+        p = torch.softmax(outputs, dim=0)
+        drawn = torch.multinomial(p.T.cpu(), 1, generator=generator)[:, 0].to(outputs.device)
+        p[drawn, torch.arange(p.shape[1], device=outputs.device)] -= 1
+        return p
+
     @torch.no_grad()
     def last_path(self) -> Float[Tensor, "layers_plus_1 width samples"]:
         """The path of the last full evaluation, as columns (a buffer: copy it to keep it)."""
-        return self._workspace(self.x.shape[0]).A
+        return self.workspace().A
 
     @torch.no_grad()
     def test(self) -> tuple[float | None, float | None]:

@@ -11,6 +11,7 @@ import torch
 
 from isthmus.mesh import MeshScheduler
 from isthmus.solve.first_order import adam, sgd
+from isthmus.solve.kronecker import KroneckerMetric
 from isthmus.solve.lbfgs import LBFGS
 from isthmus.solve.muon import Muon
 from isthmus.solve.objective import Evaluation, Problem
@@ -76,6 +77,8 @@ class Trainer:
         seed: int = 0,
         log_every: int = 20,
     ) -> None:
+        if isinstance(stages, Stage) or not all(isinstance(stage, Stage) for stage in stages):
+            raise TypeError(f"stages must be a sequence of Stage, as recipe() returns it, got {stages!r}")
         if not stages:
             raise ValueError("a trainer needs at least one stage")
         samples = problem.x.shape[0]
@@ -96,6 +99,7 @@ class Trainer:
         self.history: list[Record] = []
         self.step_count = 0
         self.seconds = 0.0
+        self.diverged: TrainResult | None = None
         self._generator = torch.Generator().manual_seed(seed)
         self._order: torch.Tensor | None = None
         self._cursor = 0
@@ -110,7 +114,7 @@ class Trainer:
         if stage.optimiser == "muon":
             return Muon(parameters[0], parameters[1:])
         if stage.optimiser == "lbfgs":
-            return LBFGS(self.problem)
+            return LBFGS(self.problem, metric=KroneckerMetric(self.problem))
         if stage.optimiser == "settle":
             return Settle(self.problem)
         return adam(parameters) if stage.optimiser == "adam" else sgd(parameters)
@@ -151,6 +155,8 @@ class Trainer:
 
         The mesh stays as it is in stages that need one objective throughout (L-BFGS, settling).
         """
+        if self.done:
+            raise RuntimeError("every stage has run: make a new Trainer for more steps")
         batch, rate = self._batch(), self._rate()
         moves_mesh = self.scheduler is not None and self.stage not in FULL_BATCH
         evaluation = self._optimiser.step(lambda: self.problem.evaluate(batch), rate)
@@ -205,6 +211,10 @@ class Trainer:
             on_checkpoint: called every ``checkpoint_every`` steps and at a clean end; save `state_dict` there.
             checkpoint_every: steps.
         """
+        if checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1 step, got {checkpoint_every}")
+        if self.diverged is not None:
+            return self.diverged
         good = self._snapshot()
         started = time.perf_counter() - self.seconds
         if self.step_count == 0 and not self.history:
@@ -248,13 +258,16 @@ class Trainer:
 
     # --- divergence -------------------------------------------------------------------------------------------
 
-    def _snapshot(self) -> dict[str, torch.Tensor]:
-        return {name: value.detach().clone() for name, value in self.problem.model.state_dict().items()}
+    def _snapshot(self) -> dict[str, Any]:
+        model = {name: value.detach().clone() for name, value in self.problem.model.state_dict().items()}
+        return {"model": model, "mesh": None if self.scheduler is None else self.scheduler.state_dict()}
 
-    def _restore(self, good: dict[str, torch.Tensor]) -> None:
-        self.problem.model.load_state_dict(good)
+    def _restore(self, good: dict[str, Any]) -> None:
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(good["mesh"])
+        self.problem.model.load_state_dict(good["model"])
 
-    def _diverged(self, good: dict[str, torch.Tensor]) -> TrainResult:
+    def _diverged(self, good: dict[str, Any]) -> TrainResult:
         result = self._failure()
         self._restore(good)
         return result
@@ -271,24 +284,29 @@ class Trainer:
         elif not all(weights):
             layer = weights.index(False) + 1
         where = f"at layer {layer}" if layer is not None else "in the data cost"
-        if not bool(torch.isfinite(self.problem.x).all()):
-            advice = "the inputs themselves hold NaN or Inf: clean the data"
+        y = self.problem.y
+        if not bool(torch.isfinite(self.problem.x).all() and torch.isfinite(y).all()):
+            advice = "the data themselves hold NaN or Inf: clean them"
         else:
             advice = "try a smaller rate, float64, or the default initialisation; the last good state is kept"
             if float(model.rho.max()) * model.effective_depth > 2:
                 advice = "rho * effective_depth exceeds 2, where the skip expands: use more layers. Or " + advice
-        return TrainResult(
+        self.diverged = TrainResult(
             TrainStatus.DIVERGED,
             f"NaN or Inf {where}, from step {self.step_count} on",
             advice,
             layer=layer,
             step=self.step_count,
         )
+        return self.diverged
 
     # --- state ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later steps depend on, and the history: nested plain values and tensors."""
+        """Everything that later steps depend on, and the history: nested plain values and tensors.
+
+        The tensors are the live ones: save or copy them before the next step.
+        """
         return {
             "model": dict(self.problem.model.state_dict()),
             "optimiser": None if self.done else self._optimiser.state_dict(),

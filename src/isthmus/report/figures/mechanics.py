@@ -185,7 +185,9 @@ def _around_the_slow(curves: list[Series], slow: list[Any]) -> tuple[tuple[float
     """Limits of y by the kinetic and potential energy (the first two curves) of the slow layers, which the jumps at
     the ends may dwarf, and a note of what is left out.
     """
-    inside = [abs(y) for s in curves[:2] for y, is_slow in zip(s.y, slow, strict=False) if is_slow and finite([y])]
+    inside = [
+        abs(y) for s in curves[:2] for at, is_slow in zip(s.y, slow, strict=False) if is_slow for y in finite([at])
+    ]
     everything = [y for s in curves for y in finite(s.y)]
     if not inside or max(map(abs, everything)) <= 8 * max(inside) or max(inside) == 0:
         return _clipped(curves[:2], curves[2:])
