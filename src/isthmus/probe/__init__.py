@@ -1,0 +1,34 @@
+"""The mechanics of anybody's trained PyTorch network: `probe` reads it, `simplify` drops what idles."""
+
+from isthmus.probe.find import Site, Skipped, find_layers
+from isthmus.probe.merge import merge_pair
+from isthmus.probe.moments import LayerMoments
+from isthmus.probe.pairs import PairMoments
+from isthmus.probe.probe import probe
+from isthmus.probe.profile import Profile
+from isthmus.probe.quantities import distance_from_null, null_control, with_uncertainty
+from isthmus.probe.records import EffectiveDepth
+from isthmus.probe.removal import Candidate, Round, Simplified
+from isthmus.probe.simplify import rank_blocks, simplify
+from isthmus.probe.tsqr import StreamingQR
+
+__all__ = [
+    "Candidate",
+    "EffectiveDepth",
+    "LayerMoments",
+    "PairMoments",
+    "Profile",
+    "Round",
+    "Simplified",
+    "Site",
+    "Skipped",
+    "StreamingQR",
+    "distance_from_null",
+    "find_layers",
+    "merge_pair",
+    "null_control",
+    "probe",
+    "rank_blocks",
+    "simplify",
+    "with_uncertainty",
+]

@@ -1,0 +1,177 @@
+"""Running somebody's model without leaving a trace, and hooks that read it on the way.
+
+`undisturbed` restores the mode of every module, buffers, random number generators and torch's switches; `Capture`
+sets hooks and takes them off again, whatever happens, Ctrl-C included. Readers are called from inside the hooks, before
+the next layer runs: an in-place operation that follows cannot change what was read.
+"""
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from isthmus.probe.find import Site
+from isthmus.probe.rows import tensors_in, unreadable
+
+MODES = ("eval", "as_is")
+
+
+@contextmanager
+def undisturbed(model: nn.Module, mode: str = "eval", grad: bool = False) -> Iterator[None]:
+    """Run the model inside; afterwards everything is as it was.
+
+    Without gradients; in ``eval`` mode or (``as_is``) in the mode in which each module is, with the buffers put back
+    then (running averages move in train mode); compiled parts run uncompiled (a compiled graph ignores new hooks);
+    the fused fast path of `torch.nn.TransformerEncoder` is off (it calls no inner module, and drops padded tokens).
+
+    Args:
+        model: any module.
+        mode: ``eval`` or ``as_is``.
+        grad: leave gradients on.
+
+    Raises:
+        ValueError: another mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode: expected 'eval' or 'as_is' (the mode each module is in), got {mode!r}")
+    training = [(module, module.training) for module in model.modules()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers()] if mode == "as_is" else []
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(generators_restored(model))
+        try:
+            if mode == "eval":
+                # not model.eval(), which some models override with effects of their own (frozen normalisation, say)
+                for module, _ in training:
+                    module.training = False
+            torch.backends.mha.set_fastpath_enabled(False)
+            if "torch._dynamo" in sys.modules:  # importing it takes seconds, and without it nothing is compiled
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(torch.set_grad_enabled(grad))
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+            for module, was in training:
+                module.training = was
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+
+
+@contextmanager
+def generators_restored(model: nn.Module) -> Iterator[None]:
+    """Put back the states of Python's, NumPy's (if imported) and torch's generators, on every device of the model."""
+    numpy: Any = sys.modules.get("numpy")
+    python_state, numpy_state = random.getstate(), None if numpy is None else numpy.random.get_state()
+    cuda = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    mps_state = torch.mps.get_rng_state() if any(p.device.type == "mps" for p in model.parameters()) else None
+    with torch.random.fork_rng(devices=cuda):
+        try:
+            yield
+        finally:
+            if mps_state is not None:
+                torch.mps.set_rng_state(mps_state)
+            random.setstate(python_state)
+            if numpy_state is not None:
+                numpy.random.set_state(numpy_state)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A module has just run.
+
+    Args:
+        site: where.
+        call: 0 for its first call in this forward pass, 1 for the second, …
+        output: what it returned, or what went in where the site reads inputs.
+        first_input: its first input tensor as it is now (an in-place module has overwritten it).
+        before: a copy of that input from before the module ran, for sites that compare the two.
+    """
+
+    site: Site
+    call: int
+    output: object
+    first_input: Tensor | None
+    before: Tensor | None
+
+
+@dataclass
+class Capture:
+    """Hooks on sites for as long as a ``with`` block lasts.
+
+    Args:
+        sites: where to read.
+        reader: called with each `Event`, inside the forward pass.
+        entered: called with a site that compares its input and output, and that input, before it runs.
+    """
+
+    sites: Sequence[Site]
+    reader: Callable[[Event], None]
+    entered: Callable[[Site, Tensor | None], None] = lambda site, x: None
+    _handles: list[RemovableHandle] = field(default_factory=list)
+    _calls: dict[str, int] = field(default_factory=dict)
+    _before: dict[str, list[Tensor | None]] = field(default_factory=dict)
+
+    def new_pass(self) -> None:
+        """Count calls from the start: to be called before each forward pass."""
+        self._calls = {site.name: 0 for site in self.sites}
+        self._before = {site.name: [] for site in self.sites}
+
+    def __enter__(self) -> "Capture":
+        self.new_pass()
+        try:
+            for site in self.sites:
+                self._set(site)
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+        self._before.clear()
+
+    def _set(self, site: Site) -> None:
+        def enters(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if site.where == "input":
+                self._report(site, (*args, *kwargs.values()), first_state(args, kwargs), None)
+            else:
+                x = first_state(args, kwargs)
+                self.entered(site, x)
+                self._before[site.name].append(None if x is None else x.detach().clone())
+
+        def leaves(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            waiting = self._before[site.name]
+            before = waiting.pop() if site.pair and waiting else None
+            self._report(site, output, first_state(args, kwargs), before)
+
+        if site.where == "input" or site.pair:
+            self._handles.append(site.module.register_forward_pre_hook(enters, with_kwargs=True))
+        if site.where == "output":
+            self._handles.append(site.module.register_forward_hook(leaves, with_kwargs=True))
+
+    def _report(self, site: Site, output: object, first_input: Tensor | None, before: Tensor | None) -> None:
+        call = self._calls[site.name]
+        self._calls[site.name] = call + 1
+        self.reader(Event(site, call, output, first_input, before))
+
+
+def first_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The first readable tensor among a module's arguments."""
+    for _, x in tensors_in((*args, *kwargs.values())):
+        if unreadable(x) is None:
+            return x
+    return None

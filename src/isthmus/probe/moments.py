@@ -1,0 +1,250 @@
+"""`LayerMoments`: everything the quantities of one layer need, in one pass over samples and memory O(width²)."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from isthmus.activations import Activation, ReLU
+from isthmus.probe.gram import GramSums
+from isthmus.probe.projection import spectral_quantities
+from isthmus.probe.sums import FactorSums, Sums
+
+METHODS = ("qr", "gram")
+STATES = 1  # block of the states themselves, after the features
+
+
+def checked_rows(rows: Tensor, width: int, name: str = "rows") -> Tensor:
+    """The same rows without gradients, if they can be summed.
+
+    Raises:
+        TypeError: no floating point.
+        ValueError: not ``(n, width)``, or rows with NaN or infinity.
+    """
+    if not rows.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {rows.dtype}; convert with rows.float()")
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise ValueError(f"{name} must be (n, {width}), one row per sample, got {tuple(rows.shape)}")
+    rows = rows.detach()
+    # a sum is one cheap pass, and never finite where an entry is not; it may overflow, hence the second look
+    if len(rows) and not bool(torch.isfinite(rows.sum(dtype=torch.float32 if rows.itemsize < 4 else None))):
+        bad = ~torch.isfinite(rows).all(dim=1)
+        if bool(bad.any()):
+            raise ValueError(
+                f"{int(bad.sum())} of {len(rows)} {name} have NaN or infinite entries (the first is row "
+                f"{int(bad.nonzero()[0])}); nothing was added. Mask them, or mend the model or its precision"
+            )
+    return rows
+
+
+def make_sums(
+    widths: Sequence[int],
+    activation: Activation,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    method: str,
+    block_rows: int | None,
+    spectra: bool,
+) -> Sums:
+    """The sums that a method asks for.
+
+    Raises:
+        ValueError: an unknown method, a dtype that it does not have, or a width that is not positive.
+    """
+    if min(widths) < 1:
+        raise ValueError(f"width must be positive, got {min(widths)}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method == "qr":
+        if dtype != torch.float64:
+            raise ValueError(f"method 'qr' works in float64, got {dtype}; method 'gram' takes torch.float32")
+        return FactorSums(widths, activation.append_one, device=device, block_rows=block_rows)
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
+    return GramSums(widths, activation.append_one, dtype=dtype, device=device, block_rows=block_rows, spectra=spectra)
+
+
+class Moments:
+    """What accumulators have in common: which sums they hold and how these merge and travel."""
+
+    _blocks: int
+
+    def __init__(
+        self,
+        width: int,
+        activation: Activation | None = None,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+        method: str = "qr",
+        block_rows: int | None = None,
+        spectra: bool = True,
+    ) -> None:
+        self.width, self.activation = width, ReLU() if activation is None else activation
+        self.dtype, self.method, self.spectra, self.block_rows = dtype, method, spectra or method == "qr", block_rows
+        widths = (width,) * self._blocks
+        self._sums = make_sums(widths, self.activation, dtype, device, method, block_rows, spectra)
+
+    @property
+    def count(self) -> int:
+        """Rows seen."""
+        return self._sums.count
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums live."""
+        return self._sums.device
+
+    def _empty(self) -> "Moments":
+        return type(self)(
+            self.width,
+            self.activation,
+            dtype=self.dtype,
+            device=self.device,
+            method=self.method,
+            block_rows=self.block_rows,
+            spectra=self.spectra,
+        )
+
+    def _signature(self) -> str:
+        return f"{type(self).__name__} {self.method} {self.dtype} {self.width} {self.spectra} {self.activation}"
+
+    def _merged(self, other: "Moments") -> Sums:
+        if self._signature() != other._signature():
+            raise ValueError(
+                f"only accumulators made alike merge: here {self._signature()}, there {other._signature()}"
+            )
+        return self._sums.merge(other._sums)
+
+    def _some(self) -> None:
+        if not self.count:
+            raise ValueError("no rows were added yet: there is nothing to compute quantities from")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors that hold everything, to be saved or sent; O(width²) of them whatever the count."""
+        made_as = torch.tensor(list(self._signature().encode()), dtype=torch.uint8)
+        return self._sums.state_dict() | {"made_as": made_as}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the state of an accumulator made with the same arguments, in place of what is here.
+
+        Raises:
+            ValueError: it was made with others.
+        """
+        made_as = bytes(state["made_as"].tolist()).decode()
+        if made_as != self._signature():
+            raise ValueError(f"the state was made as {made_as}, this accumulator as {self._signature()}")
+        self._sums.load_state_dict(state)
+
+
+class LayerMoments(Moments):
+    """Sums over samples of one layer's states A and features σ(A), from which all its quantities come.
+
+    One pass; memory O(width²), flat in the number of rows. Rows are worked on in blocks that do not depend on how they
+    were cut into batches; cuts, another order, or merged parts change rounding at most.
+
+    Args:
+        width: number of neurons.
+        activation: σ, a choice of the caller's: a network's cost of identity takes the *next* layer's. ReLU with
+            appended 1, the paper's, by default.
+        dtype: of the products of method "gram"; sums are float64 always.
+        device: where the sums live; rows are brought there.
+        method: "qr" holds a triangular factor, and gives what `isthmus.mechanics` gives to 1e-8. "gram" holds sums of
+            squares: 4 to 8 times faster, more on a GPU, with half the digits of small directions; ``coi_error`` and
+            ``coi_stable_error`` say how many are left. Measured in docs/notes/probe.md.
+        block_rows: rows worked on at once; tuned: see benchmarks/streaming_coi.py.
+        spectra: method "gram" alone: False leaves out AAᵀ, a quarter of the work, and with it the ranks of A.
+
+    Raises:
+        ValueError: a width, method or dtype that is none.
+
+    >>> import torch
+    >>> moments = LayerMoments(8, ReLU(append_one=False))
+    >>> for _ in range(10):
+    ...     moments.update(torch.rand(50, 3).double() @ torch.eye(3, 8).double())
+    >>> round(moments.quantities()["coi"], 9), moments.count
+    (3.0, 500)
+    """
+
+    _blocks = 2
+
+    @torch.no_grad()
+    def update(self, rows: Tensor) -> None:
+        """Add rows ``(n, width)`` of any floating dtype and device; n may be 0.
+
+        Raises:
+            TypeError: rows that are not floating point.
+            ValueError: another shape, or NaN or infinite rows, of which none is then added.
+        """
+        rows = checked_rows(rows, self.width)
+        for piece in rows.split(self._sums.chunk):
+            states = piece.to(self.device, self.dtype)
+            self._sums.update((self.activation.value(states), states))
+
+    def merge(self, other: "LayerMoments") -> "LayerMoments":
+        """The moments of both's rows, on this one's device; neither changes. Associative to about 1e-12.
+
+        Raises:
+            ValueError: the other was made with other arguments.
+        """
+        return self._of(self._merged(other))
+
+    def _of(self, sums: Sums) -> "LayerMoments":
+        made = self._empty()
+        assert isinstance(made, LayerMoments)
+        made._sums = sums
+        return made
+
+    def mean(self) -> Float[Tensor, "width"]:
+        """Mean state."""
+        self._some()
+        return self._sums.mean(STATES)
+
+    @torch.no_grad()
+    def spectrum(self, centred: bool = False) -> Float[Tensor, "modes"]:
+        """Singular values of A, descending, ``min(count, width)`` of them; of ``A − mean`` if centred.
+
+        Raises:
+            ValueError: no rows yet, or made with ``spectra=False``.
+        """
+        self._some()
+        return self._sums.spectrum(STATES, centred)
+
+    @torch.no_grad()
+    def quantities(self, gamma0: float = 1e-3) -> dict[str, float]:
+        """The numbers of the layer; names with ``_centred`` are of states and features about their means.
+
+        - coi, coi_stable: cost of identity ``‖A‖_K²`` (E6) on K's image, and with ``γ = γ_0‖K‖_op`` (E7),
+          arXiv:2405.17573; coi_off_image: relative size of what coi drops (the strict value is infinite unless 0).
+        - coi_error, coi_stable_error: relative error by rounding, estimated.
+        - stable_rank, nuclear_rank, participation_ratio, effective_rank, rank_1e-2 of A: see
+          `isthmus.probe.projection.spectral_quantities`.
+        - norm ``‖A‖_F``, rms_norm of a row, mean_norm of the mean row; condition and feature_rank of the features;
+          count.
+
+        Args:
+            gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (theory file, section 2).
+
+        Raises:
+            ValueError: no rows yet, or γ_0 not positive.
+        """
+        self._some()
+        if not gamma0 > 0:
+            raise ValueError(f"gamma0 must be positive, got {gamma0}")
+        found: dict[str, float] = {"count": float(self.count)}
+        for centred, suffix in ((False, ""), (True, "_centred")):
+            projection = self._sums.project((STATES,), centred)
+            found |= {
+                "coi" + suffix: projection.inner(),
+                "coi_stable" + suffix: projection.stable(gamma0=gamma0),
+                "coi_off_image" + suffix: projection.outside(),
+                "coi_error" + suffix: projection.error(),
+                "coi_stable_error" + suffix: projection.stable_error(gamma0=gamma0),
+            }
+            if self.spectra:
+                found |= spectral_quantities(self.spectrum(centred), suffix)
+            if not centred:
+                found |= {"norm": projection.energy() ** 0.5, "rms_norm": (projection.energy() / self.count) ** 0.5}
+                found |= {"condition": projection.condition, "feature_rank": float(projection.rank)}
+        return found | {"mean_norm": float(self.mean().norm())}

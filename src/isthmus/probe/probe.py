@@ -1,0 +1,236 @@
+"""`probe(model, data)`: the mechanics of anybody's trained network, in one pass over the data.
+
+The quantities are those of arXiv:2405.17573 (theory file, sections 2 and 4); they need activations only. For a
+`LeakyResNet` the trajectory is read itself, in float64, as `isthmus.mechanics.mechanics` does.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.activations import Activation, ReLU
+from isthmus.flow import path
+from isthmus.model import LeakyResNet
+from isthmus.probe.batches import Forward, Mask, batches, device_of, padding_mask, run_model, samples_in, to_device
+from isthmus.probe.capture import Capture, undisturbed
+from isthmus.probe.find import KINDS, Site, Skipped, find_layers, pattern_matches, unwrap
+from isthmus.probe.profile import NEVER_CALLED, Profile
+from isthmus.probe.reader import Reader
+from isthmus.probe.rows import Choice, Positions, Reading
+
+
+def probe(
+    model: nn.Module,
+    data: object,
+    layers: object = None,
+    *,
+    kinds: Iterable[str] = KINDS,
+    activation: Activation | Mapping[str, Activation] | None = None,
+    positions: str = "samples",
+    channels: str | Mapping[str, str] = "auto",
+    output: Mapping[str, Choice] | None = None,
+    mask: Mask = "auto",
+    sequence_first: bool = False,
+    forward: Forward | None = None,
+    mode: str = "eval",
+    autocast: torch.dtype | None = None,
+    batch_size: int = 256,
+    max_batches: int | None = None,
+    shards: int | None = None,
+    gamma0: float = 1e-3,
+    method: str = "qr",
+    max_width: int = 8192,
+    distributed: bool = False,
+) -> Profile:
+    """Read a network's layers over the data, in one pass and ``O(width²)`` memory a layer and shard.
+
+    The model is left as it was: modes, buffers, random number generators, hooks (`isthmus.probe.capture.undisturbed`).
+
+    Args:
+        model: any module; of a compiled or data-parallel one the module inside is read.
+        data: a DataLoader, a tensor, a dict (one batch), or any iterable of tensors, tuples and dicts; what of them
+            goes to the model, and that labels are dropped: `isthmus.probe.batches`.
+        layers: names, patterns (``*`` within one part of a name, ``**`` across dots), module types, modules, functions
+            ``(name, module) -> bool``, or a list of these; None finds them; ``NAME:input`` reads what goes in.
+        kinds: what is looked for with ``layers=None``: ``stream``, ``block``, ``linear``, ``conv``.
+        activation: σ of the cost of identity, for all layers or by pattern of names: it stands for the *next* layer's.
+            `ReLU()` with the appended 1 by default (the paper's); of a `LeakyResNet` its own.
+        positions: ``samples``: every token or pixel is a row; ``mean``: the mean over a sample's positions is.
+        channels: where the width lies: ``auto`` (`isthmus.probe.rows`), ``first``, ``last``, or these by pattern.
+        output: by pattern of names, the index, key or function that picks the tensor to read; else the first one.
+        mask: padding: ``"auto"``, a dict's key, or a function of the batch → ``(samples, tokens)``, true where real.
+        sequence_first: tokens are ``(tokens, samples, width)`` (``batch_first=False``).
+        forward: ``(model, batch) -> anything``, to run the model in another way.
+        mode: ``eval``, or ``as_is`` for the mode each module is in.
+        autocast: run under `torch.autocast` in this dtype.
+        batch_size: into which a tensor is cut.
+        max_batches: read no more than these.
+        shards: sample j counts in shard ``j mod shards``; standard errors are jackknifed over them. Each has its own
+            accumulators, hence None: 8 up to width 256, 4 up to 1024, and above 1, without standard errors.
+        gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (theory file, section 2).
+        method: ``qr`` or ``gram``, see `LayerMoments`.
+        max_width: wider layers are skipped, with the reason.
+        distributed: each process reads its part of the data; all return the profile of the whole
+            (`torch.distributed`, any backend that gathers objects).
+
+    Raises:
+        TypeError, ValueError: arguments that do not fit; nothing to read; each says how to mend it.
+
+    >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> probe(net, torch.randn(64, 3)).layers
+    ['0', '2']
+    """
+    reading = Reading(channels, positions, sequence_first, output or {}, max_width)
+    if shards is not None and shards < 1:
+        raise ValueError(f"shards: expected at least 1, got {shards}")
+    if distributed and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        raise ValueError("distributed=True: expected torch.distributed.init_process_group to have been called")
+
+    def local() -> Profile:
+        inner, notes = unwrap(model)
+        leaky = isinstance(inner, LeakyResNet) and forward is None
+        sigma = activation if activation is not None else cast(LeakyResNet, inner).activation if leaky else ReLU()
+        reader = Reader(reading, sigma, shards, method)
+        reader.notes |= dict.fromkeys(notes)
+        chosen = _leaky_sites(cast(LeakyResNet, inner), layers) if leaky else find_layers(inner, layers, kinds)
+        limit = _Limit(data, batch_size, max_batches)
+        if leaky:
+            _read_trajectory(cast(LeakyResNet, inner), chosen[0], limit, reader)
+        else:
+            _read_hooks(inner, chosen[0], limit, reader, _Run(forward, mask, mode, autocast))
+        return _profile(reader, *chosen, gamma0, limit.seen)
+
+    return _gather(local) if distributed else _checked(local())
+
+
+@dataclass
+class _Limit:
+    """The batches, counted."""
+
+    data: object
+    batch_size: int
+    most: int | None
+    seen: int = 0
+
+    def __iter__(self) -> Any:
+        for batch in batches(self.data, self.batch_size):
+            if self.most is not None and self.seen >= self.most:
+                return
+            yield batch
+            self.seen += 1
+
+
+@dataclass(frozen=True)
+class _Run:
+    forward: Forward | None
+    mask: Mask
+    mode: str
+    autocast: torch.dtype | None
+
+
+def _read_hooks(model: nn.Module, sites: list[Site], data: _Limit, reader: Reader, run: _Run) -> None:
+    device = device_of(model)
+    enabled = run.autocast is not None
+    # data outside of Capture: what a generator does between batches is not the model's
+    with undisturbed(model, run.mode), Capture(sites, reader.event, reader.entered) as capture:
+        for number, batch in enumerate(data):
+            moved = to_device(batch, device)
+            mask, note = padding_mask(moved, run.mask)
+            if note:
+                reader.notes[note] = None
+            capture.new_pass()
+            reader.begin(samples_in(moved, reader.reading.sequence_first), mask)
+            try:
+                with torch.autocast(device.type, run.autocast, enabled=enabled):
+                    _, dropped = run_model(model, moved, run.forward)
+            except Exception as error:
+                error.add_note(f"isthmus.probe: while {type(model).__name__} ran on batch {number}")
+                raise
+            for key in dropped:
+                reader.notes[f"key {key!r} of the batches was not passed to the model"] = None
+            reader.end()
+
+
+def _leaky_sites(model: LeakyResNet, layers: object) -> tuple[list[Site], list[Skipped]]:
+    names = [f"A_{i}" for i in range(model.depth + 1)]
+    wanted = [layers] if isinstance(layers, str) else layers
+    if wanted is not None:
+        if not isinstance(wanted, list | tuple | set) or not all(isinstance(w, str) for w in wanted):
+            raise TypeError("layers: of a LeakyResNet expected names or patterns of its states, such as 'A_0' or 'A_*'")
+        chosen = [n for n in names if any(pattern_matches(w, n) for w in wanted)]
+        if not chosen:
+            raise ValueError(f"layers: no state fits {list(wanted)!r}; the states are 'A_0' to 'A_{model.depth}'")
+    else:
+        chosen = names
+    skipped = [Skipped(n, "state", "not among the layers asked for") for n in names if n not in chosen]
+    return [Site(n, model, "output", "state", "trajectory") for n in chosen], skipped
+
+
+def _read_trajectory(model: LeakyResNet, sites: list[Site], data: _Limit, reader: Reader) -> None:
+    wide, device = torch.float64, model.weight.device
+    W, rho = model.weight.detach().to(wide), model.rho.to(wide)
+    ends = [0.0, *rho.cumsum(0).tolist()]
+    L_tilde = model.effective_depth
+    with undisturbed(model):
+        for batch in data:
+            x = to_device(batch[0] if isinstance(batch, tuple | list) else batch, device)
+            if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != model.in_features:
+                got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+                raise ValueError(
+                    f"data: expected inputs (samples, {model.in_features}) for this LeakyResNet, got {got}"
+                )
+            A = path(x.to(wide) @ model.in_map.detach().to(wide).T, W, rho, L_tilde, model.activation)
+            reader.begin(x.shape[0], None)
+            for site in sites:
+                i = int(site.name.removeprefix("A_"))
+                before = Positions(A[i - 1].unsqueeze(1), None, "") if i else None
+                extra = {"p": ends[i]}
+                if i:
+                    extra |= {"rho": float(rho[i - 1]), "rho_effective_depth": float(rho[i - 1]) * L_tilde}
+                state = Positions(A[i].unsqueeze(1), None, "")
+                reader.add(
+                    site, 0, state, before, f"A_{i - 1}", "trajectory, in float64", "float64", "trajectory", extra
+                )
+            reader.end()
+
+
+def _profile(reader: Reader, sites: list[Site], skipped: list[Skipped], gamma0: float, seen: int) -> Profile:
+    gone = [*skipped, *reader.failed.values(), *reader.other_outputs.values()]
+    called = {site for site, _ in (*reader.records, *reader.failed)}
+    if seen:
+        gone += [Skipped(s.name, type(s.module).__name__, NEVER_CALLED, True) for s in sites if s.name not in called]
+    return Profile(list(reader.records.values()), gone, list(reader.notes), gamma0, reader.samples)
+
+
+def _checked(profile: Profile) -> Profile:
+    if not profile.samples:
+        raise ValueError("data: no samples came; a generator that was read before? max_batches=0?")
+    if profile.records:
+        return profile
+    reasons = dict.fromkeys(f"{s.name}: {s.reason}" for s in profile.skipped if s.chosen)
+    raise ValueError("layers: none of the layers could be read. " + "; ".join(list(reasons)[:5]))
+
+
+def _gather(local: Callable[[], Profile]) -> Profile:
+    """Every process's profile, merged in order of ranks; an error in one is raised in all (none is left waiting)."""
+    mine: Profile | Exception
+    try:
+        mine = local()
+    except Exception as error:
+        mine = error
+    world = torch.distributed.get_world_size()
+    text = f"{type(mine).__name__}: {mine}" if isinstance(mine, Exception) else None
+    gathered: list[Any] = [None] * world
+    torch.distributed.all_gather_object(gathered, (text, None if isinstance(mine, Exception) else mine.state_dict()))
+    if isinstance(mine, Exception):
+        raise mine
+    for rank, (failure, _) in enumerate(gathered):
+        if failure is not None:
+            raise RuntimeError(f"probe: process {rank} failed with {failure}")
+    whole = Profile.from_state_dict(gathered[0][1])
+    for _, state in gathered[1:]:
+        whole = whole.merge(Profile.from_state_dict(state))
+    return _checked(whole)

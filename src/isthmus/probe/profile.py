@@ -1,0 +1,287 @@
+"""`Profile`: what `probe` read, a row per layer in the order in which they ran, and what it did not read and why."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from isthmus.probe.find import Skipped
+from isthmus.probe.moments import LayerMoments
+from isthmus.probe.quantities import null_control
+from isthmus.probe.records import EffectiveDepth, LayerRecord, merged
+
+if TYPE_CHECKING:
+    import polars
+
+NEVER_CALLED = "never called in the passes over the data; its parent may use its weights directly"
+
+# What the columns are; quantities come from `isthmus.probe.moments` and `isthmus.probe.pairs`.
+COLUMNS: dict[str, str] = {
+    "layer": "name of the module; @2 its second call in a pass, :input what goes into it",
+    "type": "class of the module",
+    "kind": "stream (what enters a stack of blocks), block, linear, conv, module, or state (of a LeakyResNet)",
+    "stack": "the run of blocks it belongs to",
+    "reading": "which dimension is the width, what a row is, padding",
+    "dtype": "of the states as they came; sums are in float64",
+    "rows": "number of rows: samples times positions, without padding",
+    "width": "of the state",
+    "activation": "σ of the cost of identity; it stands for the next layer's, and is the caller's choice",
+    "compared_with": "the state before, for the columns that compare two states",
+}
+
+
+class Profile(Mapping[str, list[Any]]):
+    """A mapping from column name to values, a row per layer in order of execution.
+
+    Args:
+        records: the accumulators of every layer.
+        skipped: what was not read, with reasons.
+        notes: choices made on the way.
+        gamma0: γ_0 of the stable quantities (E7).
+        samples: number of samples seen.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[LayerRecord],
+        skipped: Sequence[Skipped] = (),
+        notes: Sequence[str] = (),
+        gamma0: float = 1e-3,
+        samples: int = 0,
+    ) -> None:
+        if not gamma0 > 0:
+            raise ValueError(f"gamma0 must be positive, got {gamma0}")
+        self.records = list(records)
+        self.skipped = tuple(skipped)
+        self.notes = tuple(notes)
+        self.gamma0 = float(gamma0)
+        self.samples = int(samples)
+
+    # --- the table ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """Names of the rows."""
+        calls = Counter(record.site for record in self.records)
+        return [f"{r.site}@{r.call + 1}" if calls[r.site] > 1 or r.call else r.site for r in self.records]
+
+    @cached_property
+    def columns(self) -> dict[str, list[Any]]:
+        """Column name to values; where a quantity is not defined for a layer, None."""
+        rows = [self._row(name, record) for name, record in zip(self.layers, self.records, strict=True)]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return {name: [row.get(name) for row in rows] for name in names}
+
+    def _row(self, name: str, record: LayerRecord) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "layer": name,
+            "type": record.type,
+            "kind": record.kind,
+            "stack": record.stack,
+            "reading": record.reading,
+            "dtype": record.dtype,
+            "rows": record.count,
+            "width": record.moments[0].width,
+            "activation": str(record.activation),
+            "compared_with": record.before,
+        }
+        return row | record.columns(self.gamma0)
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name not in self.columns:
+            raise KeyError(f"no column {name!r}; there are {', '.join(self.columns)}")
+        return self.columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def record(self, layer: str) -> LayerRecord:
+        """The accumulators of one layer.
+
+        Raises:
+            KeyError: a layer that was not read, with the reason.
+        """
+        if layer in self.layers:
+            return self.records[self.layers.index(layer)]
+        reason = next((s.reason for s in self.skipped if s.name == layer), None)
+        hint = f"it was not read: {reason}" if reason else f"there are {', '.join(self.layers)}"
+        raise KeyError(f"no layer {layer!r}; {hint}")
+
+    def moments(self, layer: str) -> LayerMoments:
+        """The accumulator of one layer over all shards."""
+        return merged(self.record(layer).moments)
+
+    def spectrum(self, layer: str) -> Tensor:
+        """Singular values of one layer's state, descending."""
+        return self.moments(layer).spectrum()
+
+    def null(self, layer: str, kind: str = "gaussian", **options: Any) -> dict[str, Any]:
+        """The same quantities for data without structure, see `isthmus.probe.quantities.null_control`."""
+        return null_control(self.moments(layer), kind=kind, **options)
+
+    @cached_property
+    def effective_depth(self) -> dict[str, EffectiveDepth]:
+        """The implied effective depth of each stack of blocks, chain of linear layers, or trajectory.
+
+        A step of a Leaky ResNet is ``A_ℓ = (1 − ρ_ℓL̃)A_{ℓ−1} + ρ_ℓW_ℓσ(A_{ℓ−1})`` (E2): its skip ``1 − ρ_ℓL̃`` can be
+        read off two states wherever σ loses something. Off the span of the features σ(A_{ℓ−1}) the skip alone carries
+        the state along, hence ``1 − ρ_ℓL̃ = ⟨A_ℓ, A_{ℓ−1}⟩_⊥/‖A_{ℓ−1}‖²_⊥`` (column ``skip``), and L̃ is the sum of the
+        leaks ``1 − skip``: exact for a `LeakyResNet`; one a layer for a fully connected network; 0 for a residual
+        stack ``x + Wσ(x)``; for other blocks it counts how much of the state they overwrite.
+
+        States may grow along a stack where theirs in the theory do not; with states of norm 1, which change of scale
+        takes the place of a leak (symmetries, theory file section 1), the leak is ``1 − skip·‖A_{ℓ−1}‖/‖A_ℓ‖``: the
+        sum is `EffectiveDepth.normalised`.
+        """
+        out: dict[str, EffectiveDepth] = {}
+        table = self.columns
+        if "skip" not in table:
+            return out
+        for row, record in enumerate(self.records):
+            skip, ratio = table["skip"][row], table["growth"][row]
+            if record.stack is None or skip is None:
+                continue
+            before = out.get(record.stack, EffectiveDepth(0, 0.0, 0.0))
+            out[record.stack] = EffectiveDepth(
+                before.layers + 1, before.value + 1 - skip, before.normalised + 1 - skip / ratio
+            )
+        return out
+
+    def idle(self) -> list[str]:
+        """Layers with a step, the idlest first, by ``‖ΔA‖/‖A‖``; what dropping them costs, `simplify` says."""
+        steps = [
+            (s, n) for s, n in zip(self.columns.get("step_change", []), self.layers, strict=False) if s is not None
+        ]
+        return [name for _, name in sorted(steps)]
+
+    # --- out of here --------------------------------------------------------------------------------------------
+
+    def to_dataframe(self) -> "polars.DataFrame":
+        """The table as a polars DataFrame."""
+        import polars
+
+        return polars.DataFrame(self.columns, strict=False)
+
+    def skipped_dataframe(self) -> "polars.DataFrame":
+        """What was not read: layer, type, reason, and whether it had been chosen."""
+        import polars
+
+        names = ("name", "type", "reason", "chosen")
+        return polars.DataFrame({n if n != "name" else "layer": [getattr(s, n) for s in self.skipped] for n in names})
+
+    def save(self, file: str | Path) -> Path:
+        """Write the table as ``.parquet`` or ``.csv``, or the whole profile as ``.pt`` (see `load`); returns the path.
+
+        Raises:
+            ValueError: another ending.
+        """
+        file = Path(file)
+        if file.suffix == ".parquet":
+            self.to_dataframe().write_parquet(file)
+        elif file.suffix == ".csv":
+            self.to_dataframe().write_csv(file)
+        elif file.suffix == ".pt":
+            torch.save(self.state_dict(), file)
+        else:
+            raise ValueError(f"expected a name ending in .parquet, .csv or .pt (to be merged later), got {file.name!r}")
+        return file
+
+    @classmethod
+    def load(cls, file: str | Path) -> "Profile":
+        """A profile saved as ``.pt``: on another machine, to `merge`. Tensors and plain data only; nothing is run."""
+        return cls.from_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain data from which `from_state_dict` makes the profile anew."""
+        skipped = [{f.name: getattr(s, f.name) for f in fields(s)} for s in self.skipped]
+        return {
+            "records": [record.state_dict() for record in self.records],
+            "skipped": skipped,
+            "notes": list(self.notes),
+            "gamma0": self.gamma0,
+            "samples": self.samples,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> "Profile":
+        """The profile of which this is the `state_dict`; accumulators come to the CPU."""
+        records = [LayerRecord.from_state_dict(saved) for saved in state["records"]]
+        skipped = [Skipped(**s) for s in state["skipped"]]
+        return cls(records, skipped, state["notes"], state["gamma0"], state["samples"])
+
+    def merge(self, other: "Profile") -> "Profile":
+        """The profile of both parts of the data, shard by shard; neither is changed.
+
+        A layer that could not be read in one part is not read in the whole.
+
+        Raises:
+            ValueError: profiles of other settings, or of layers that do not fit each other.
+        """
+        if other.gamma0 != self.gamma0:
+            raise ValueError(f"only profiles of one gamma0 merge: {self.gamma0:g} here, {other.gamma0:g} there")
+        mine, theirs = ({r.key: r for r in p.records} for p in (self, other))
+        lost = {s.name for p in (self, other) for s in p.skipped if s.chosen and s.reason != NEVER_CALLED}
+        records = []
+        for key in dict.fromkeys((*mine, *theirs)):
+            a, b = mine.get(key), theirs.get(key)
+            if key[0] in lost or f"{key[0]}@{key[1] + 1}" in lost:
+                continue
+            records.append(a.merge(b) if a is not None and b is not None else a or b)
+        read = {record.site for record in records if record is not None}
+        skipped = dict.fromkeys(
+            s for s in (*self.skipped, *other.skipped) if s.reason != NEVER_CALLED or s.name not in read
+        )
+        notes = dict.fromkeys((*self.notes, *other.notes))
+        whole = [record for record in records if record is not None]
+        return Profile(whole, list(skipped), list(notes), self.gamma0, self.samples + other.samples)
+
+    def __str__(self) -> str:
+        shown = [n for n in SHOWN if n in self.columns]
+        width = max([len(n) for n in self.layers] + [5])
+        lines = [f"{'layer':<{width}}" + "".join(f"{SHOWN[n]:>11}" for n in shown)]
+        for row, layer in enumerate(self.layers):
+            lines.append(f"{layer:<{width}}" + "".join(_cell(self.columns[n][row]) for n in shown))
+        sigmas = ", ".join(dict.fromkeys(str(r.activation) for r in self.records))
+        lines.append(f"{self.samples} samples; cost of identity with {sigmas}, gamma0 = {self.gamma0:g}")
+        lines += [f"effective depth of {name}: {depth}" for name, depth in self.effective_depth.items()]
+        lines += [f"note: {note}" for note in self.notes]
+        if self.skipped:
+            lines.append(f"not read ({len(self.skipped)}):")
+        for reason, names in _by_reason(self.skipped).items():
+            more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+            lines.append(f"  {', '.join(names[:6])}{more}: {reason}")
+        return "\n".join(lines)
+
+
+SHOWN = {
+    "rows": "rows",
+    "width": "width",
+    "coi": "COI",
+    "coi_stable": "stable COI",
+    "stable_rank": "stable rk",
+    "participation_ratio": "part.ratio",
+    "rank_1e-2": "rank 1e-2",
+    "step_change": "|dA|/|A|",
+    "cosine_mean": "cosine",
+}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return f"{'':>11}"
+    return f"{value:>11}" if isinstance(value, int) else f"{value:>11.4g}"
+
+
+def _by_reason(skipped: Sequence[Skipped]) -> dict[str, list[str]]:
+    out: dict[str, list[str]] = {}
+    for one in skipped:
+        out.setdefault(one.reason, []).append(one.name)
+    return out

@@ -1,0 +1,197 @@
+"""The accumulators of one layer, and the columns that come of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from isthmus.activations import ACTIVATIONS, Activation
+from isthmus.probe.moments import STATES, LayerMoments
+from isthmus.probe.pairs import STEP, PairMoments
+from isthmus.probe.quantities import with_uncertainty
+
+# Below this share of the state off the features' span, what the skip carries cannot be told from rounding.
+LEAST_OFF_SPAN = 1e-6
+# Exact or about rounding: no standard error of theirs is shown.
+_WITHOUT_ERROR = ("condition", "feature_rank")
+# Of the state before, which has a row of its own; or the same as the layer's.
+_NOT_OF_THE_STEP = ("count", "coi", "coi_stable", "norm_after", "cosine_rows")
+
+
+@dataclass
+class LayerRecord:
+    """The accumulators of one layer.
+
+    Args:
+        site: name of the place read.
+        call: which call of the module in a pass, from 0.
+        type: class of the module.
+        kind: see `isthmus.probe.find.Site`.
+        stack: run of blocks, or chain of linear layers.
+        reading: how outputs became rows.
+        dtype: of the states.
+        activation: σ.
+        moments: a `LayerMoments` a shard.
+        pairs: a `PairMoments` a shard, or none.
+        before: what the pairs compare this state with.
+        extra: further columns, known from elsewhere (p, ρ of a LeakyResNet).
+    """
+
+    site: str
+    call: int
+    type: str
+    kind: str
+    stack: str | None
+    reading: str
+    dtype: str
+    activation: Activation
+    moments: list[LayerMoments]
+    pairs: list[PairMoments] = field(default_factory=list)
+    before: str | None = None
+    extra: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return sum(m.count for m in self.moments)
+
+    def merge(self, other: "LayerRecord") -> "LayerRecord":
+        """The same layer over both parts of the data.
+
+        Raises:
+            ValueError: another width, activation, reading or number of shards.
+        """
+        for what, a, b in (
+            ("width", self.moments[0].width, other.moments[0].width),
+            ("activation", self.activation, other.activation),
+            ("number of shards", len(self.moments), len(other.moments)),
+            (
+                "reading",
+                self.reading.removesuffix(", padding left out"),
+                other.reading.removesuffix(", padding left out"),
+            ),
+        ):
+            if a != b:
+                raise ValueError(f"only profiles of the same layers merge; {self.site}: {what} {a} here, {b} there")
+        paired = bool(self.pairs and other.pairs)
+        return replace(
+            self,
+            moments=[a.merge(b) for a, b in zip(self.moments, other.moments, strict=True)],
+            pairs=[a.merge(b) for a, b in zip(self.pairs, other.pairs, strict=True)] if paired else [],
+            before=self.before if paired else None,
+        )
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Site and call."""
+        return self.site, self.call
+
+    def columns(self, gamma0: float) -> dict[str, Any]:
+        """Quantities with their standard errors (``_se``, where there are two shards with rows); None: not defined."""
+        found = _numbers(self.moments, lambda m: m.quantities(gamma0))
+        found.pop("count", None)
+        if self.pairs:
+            found |= _numbers(self.pairs, lambda pair: step_quantities(pair, gamma0))
+        out: dict[str, Any] = {}
+        for name, (value, error) in found.items():
+            out[name] = None if math.isnan(value) else value
+            if error is not None and not name.endswith("_error") and name not in _WITHOUT_ERROR:
+                out[f"{name}_se"] = None if math.isnan(error) else error
+        return out | self.extra | _kinetic(out, self.extra)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain data.
+
+        Raises:
+            TypeError: an activation that is not one of isthmus: it could not be made anew.
+        """
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        sigma = self.activation
+        if ACTIVATIONS.get(sigma.name) is not type(sigma):
+            raise TypeError(f"only activations of isthmus ({', '.join(ACTIVATIONS)}) travel and merge, got {sigma}")
+        first = self.moments[0]
+        return plain | {
+            "activation": (sigma.name, {f.name: getattr(sigma, f.name) for f in fields(sigma)}),
+            "width": first.width,
+            "method": first.method,
+            "moments": [m.state_dict() for m in self.moments],
+            "pairs": [m.state_dict() for m in self.pairs],
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> "LayerRecord":
+        """The record of which this is the `state_dict`; accumulators come to the CPU."""
+        plain = dict(state)
+        name, options = plain.pop("activation")
+        sigma, width, method = ACTIVATIONS[name](**options), plain.pop("width"), plain.pop("method")
+        for part, kind in (("moments", LayerMoments), ("pairs", PairMoments)):
+            made = [kind(width, sigma, method=method) for _ in plain[part]]
+            for one, saved in zip(made, plain[part], strict=True):
+                one.load_state_dict(saved)
+            plain[part] = made
+        return cls(activation=sigma, **plain)
+
+
+def _numbers(shards: Sequence[Any], quantities: Any) -> dict[str, tuple[float, float | None]]:
+    filled = [shard for shard in shards if shard.count]
+    if not filled:
+        return {}
+    if len(filled) == 1:
+        return {name: (value, None) for name, value in quantities(filled[0]).items()}
+    return dict(with_uncertainty(filled, quantities=quantities))
+
+
+def step_quantities(pair: PairMoments, gamma0: float) -> dict[str, float]:
+    """The quantities of a step, with ``skip`` (NaN where it cannot be told) and ``growth = ‖A_ℓ‖/‖A_{ℓ−1}‖``.
+
+    ``skip = ⟨A_ℓ, A_{ℓ−1}⟩_⊥/‖A_{ℓ−1}‖²_⊥``, off the span of the features σ(A_{ℓ−1}): see `Profile.effective_depth`.
+    """
+    found = pair.quantities(gamma0)
+    out = {name: value for name, value in found.items() if name not in _NOT_OF_THE_STEP}
+    metric = pair._sums.project((STATES, STEP))
+    lost = metric.coefficients[:, ~metric._kept()].flatten(1)
+    off = metric.off + lost @ lost.T
+    told = metric.outside(0) > LEAST_OFF_SPAN * (1e3 if metric.squared else 1)
+    before, after = found["norm_before"], found["norm_after"]
+    return out | {
+        "skip": 1 + float(off[0, 1] / off[0, 0]) if told else math.nan,
+        "growth": after / before if before else math.nan,
+    }
+
+
+def merged(shards: Sequence[Any]) -> Any:
+    """All shards as one."""
+    whole = shards[0]
+    for shard in shards[1:]:
+        whole = whole.merge(shard)
+    return whole
+
+
+def _kinetic(row: dict[str, Any], extra: dict[str, float]) -> dict[str, float]:
+    """Kinetic energy of the step, ``(1/2L̃)‖ΔA/ρ‖²_K`` (E6): here ρ and L̃ are known."""
+    rho, leak = extra.get("rho", 0.0), extra.get("rho_effective_depth", 0.0)
+    if not leak:
+        return {}
+    return {
+        name: row[source] / (2 * leak * rho)
+        for name, source in (("kinetic", "kinetic_k"), ("kinetic_stable", "kinetic_k_stable"))
+        if source in row
+    }
+
+
+@dataclass(frozen=True)
+class EffectiveDepth:
+    """The implied effective depth of a stack, see `Profile.effective_depth`.
+
+    Args:
+        layers: number of steps.
+        value: sum of the leaks ``1 − skip``.
+        normalised: the same for states of norm 1.
+    """
+
+    layers: int
+    value: float
+    normalised: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} over {self.layers} steps ({self.normalised:.3g} for states of norm 1)"

@@ -1,0 +1,139 @@
+"""What `isthmus.probe.simplify` is asked, and what it answers."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from isthmus.probe.batches import Forward, batches, device_of, run_model, samples_in, target_of, to_device
+from isthmus.probe.capture import undisturbed
+
+Loss = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What dropping one block, or merging one pair, would do.
+
+    Args:
+        name: of the block; of a pair ``A_i + A_{i+1}``, the layers.
+        stack: the run of blocks it belongs to.
+        predicted: change of the loss, to the order asked for; NaN where it cannot go.
+        step_change: ``‖ΔA‖_F/‖A‖_F`` over all samples, A the block's output.
+        cosine: mean over rows of the cosine between input and output (block influence is one minus it).
+        reason: why it cannot go, None where it can.
+    """
+
+    name: str
+    stack: str
+    predicted: float
+    step_change: float = math.nan
+    cosine: float = math.nan
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """One block gone: the change of the loss that was predicted for it, and the one that was measured."""
+
+    name: str
+    predicted: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class Simplified:
+    """The smaller network, and what it cost.
+
+    Args:
+        model: a working copy without the dropped blocks; the original is untouched.
+        rounds: what went, in order, with the predicted and the measured change of the loss.
+        kept: names, in the original, of the blocks that stayed.
+        loss_before: mean loss over the data.
+        loss_after: the same of the smaller network.
+        candidates: the ranking of the first round.
+        notes: choices made on the way.
+    """
+
+    model: nn.Module
+    rounds: tuple[Round, ...]
+    kept: tuple[str, ...]
+    loss_before: float
+    loss_after: float
+    candidates: tuple[Candidate, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Names of what went, in order."""
+        return tuple(r.name for r in self.rounds)
+
+    @property
+    def predicted(self) -> float:
+        """Predicted change of the loss: the sum over rounds."""
+        return sum(r.predicted for r in self.rounds)
+
+    @property
+    def measured(self) -> float:
+        """Measured change of the loss."""
+        return self.loss_after - self.loss_before
+
+    def __str__(self) -> str:
+        lines = [f"{'dropped':<24}{'predicted':>14}{'measured':>14}"]
+        lines += [f"{r.name:<24}{r.predicted:>+14.4g}{r.measured:>+14.4g}" for r in self.rounds]
+        lines.append(f"{'in all':<24}{self.predicted:>+14.4g}{self.measured:>+14.4g}")
+        lines.append(f"loss {self.loss_before:.4g} -> {self.loss_after:.4g}; kept {', '.join(self.kept) or 'none'}")
+        return "\n".join((*lines, *self.notes))
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data and loss, and how to run a model on them. Make it with `make_task`."""
+
+    data: object
+    loss: Loss
+    forward: Forward | None
+    target: Callable[[object], object]
+    batch_size: int
+
+    def __iter__(self) -> Iterator[object]:
+        return batches(self.data, self.batch_size)
+
+    def on(self, model: nn.Module, batch: object) -> Tensor:
+        """The loss of a batch, on the model's device already."""
+        output, _ = run_model(model, batch, self.forward)
+        value = self.loss(output, self.target(batch))
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"loss: expected a scalar tensor, the mean over the batch, got {got}")
+        return value
+
+    def mean(self, model: nn.Module) -> float:
+        """Mean loss over the data."""
+        total, samples, device = 0.0, 0, device_of(model)
+        with undisturbed(model):
+            for batch in self:
+                moved = to_device(batch, device)
+                n = samples_in(moved, False) or 1
+                total += n * float(self.on(model, moved))
+                samples += n
+        if not samples:
+            raise ValueError("data: no samples came")
+        return total / samples
+
+
+def make_task(
+    data: object, loss: Loss, forward: Forward | None, target: Callable[[object], object] | None, batch_size: int
+) -> Task:
+    """Checked.
+
+    Raises:
+        TypeError: the loss is no function, or the data can be read only once.
+    """
+    if not callable(loss):
+        raise TypeError(f"loss: expected a function (output, target) -> scalar tensor, got {type(loss).__name__}")
+    if iter(batches(data, batch_size)) is data:
+        raise TypeError("data: expected what can be read more than once, got an iterator; list(data) will do")
+    return Task(data, loss, forward, target or target_of, batch_size)

@@ -1,0 +1,256 @@
+"""From what a module returns to rows: which tensor, which dimension is the width, what a position is, what is padding.
+
+The choices are stated in the ``reading`` column of the profile:
+
+- rank 2: ``(samples, width)``; more rows than samples are folded into positions;
+- rank 3: ``(samples, tokens, width)``, except after a 1-d convolution: ``(samples, channels, positions)``;
+- rank 4, 5: ``(samples, channels, …)``, except after layers that work on the last dimension;
+- every position is a row of its own, or (``positions="mean"``) a sample's mean over its positions is.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.RMSNorm, nn.MultiheadAttention, nn.RNNBase)
+_CONV = nn.modules.conv._ConvNd
+_FIRST = (
+    _CONV,
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.Upsample,
+)
+
+Choice = int | str | Callable[[object], Tensor]
+
+
+class Unreadable(Exception):
+    """A layer, or this call of it, cannot be read; the message is the reason that the profile lists."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How outputs become rows.
+
+    Args:
+        channels: ``auto`` (the rule of this module), ``first`` or ``last``; or patterns of layer names to these.
+        positions: ``samples``: every position is a row; ``mean``: the mean over a sample's positions is.
+        sequence_first: tokens are ``(tokens, samples, width)``, as with ``batch_first=False``.
+        output: patterns of layer names to an index, a key or a function that picks the tensor.
+        max_width: wider states are not read: the accumulators take ``O(width²)`` memory.
+    """
+
+    channels: str | Mapping[str, str] = "auto"
+    positions: str = "samples"
+    sequence_first: bool = False
+    output: Mapping[str, Choice] = dataclasses.field(default_factory=dict)
+    max_width: int = 8192
+
+    def __post_init__(self) -> None:
+        given = self.channels.values() if isinstance(self.channels, Mapping) else (self.channels,)
+        for value in given:
+            if value not in ("auto", "first", "last"):
+                raise ValueError(f"channels: expected 'auto', 'first' or 'last', got {value!r}")
+        if self.positions not in ("samples", "mean"):
+            raise ValueError(
+                "positions: expected 'samples' (every position is a row) or 'mean' (a sample's mean over its positions "
+                f"is), got {self.positions!r}"
+            )
+        if self.max_width < 1:
+            raise ValueError(f"max_width: expected at least 1, got {self.max_width}")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A state as ``(samples, positions, width)``, which positions are real, and how it was read."""
+
+    values: Tensor
+    keep: Tensor | None
+    label: str
+
+    @property
+    def width(self) -> int:
+        """The width of the state."""
+        return self.values.shape[2]
+
+    def shard(self, which: int, shards: int, offset: int) -> Tensor:
+        """The rows ``(n, width)`` of the samples j with ``(offset + j) mod shards == which``."""
+        own = slice((which - offset) % shards, None, shards)
+        values = self.values[own]
+        return values.reshape(-1, self.width) if self.keep is None else values[self.keep[own]]
+
+    def meaned(self) -> "Positions":
+        """One row a sample: the mean over its real positions; samples without any are dropped."""
+        if self.values.shape[1] == 1 and self.keep is None:
+            return self
+        wide = self.values.to(torch.float32 if self.values.device.type == "mps" else torch.float64)
+        if self.keep is None:
+            return Positions(wide.mean(1, keepdim=True), None, self.label)
+        weight = self.keep.to(wide.dtype)[:, :, None]
+        count = weight.sum(1, keepdim=True)
+        mean = torch.where(weight > 0, wide, 0.0).sum(1, keepdim=True) / count.clamp_min(1)
+        return Positions(mean, count[:, :, 0] > 0, self.label)
+
+
+def tensors_in(output: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested tuples, lists, mappings and dataclasses, with its place, in order."""
+    if isinstance(output, Tensor):
+        yield name, output
+    elif isinstance(output, Mapping):
+        for key, value in output.items():
+            yield from tensors_in(value, f"{name}[{key!r}]")
+    elif isinstance(output, tuple) and hasattr(output, "_fields"):
+        for key, value in zip(output._fields, output, strict=True):
+            yield from tensors_in(value, f"{name}.{key}")
+    elif isinstance(output, tuple | list):
+        for i, value in enumerate(output):
+            yield from tensors_in(value, f"{name}[{i}]")
+    elif dataclasses.is_dataclass(output) and not isinstance(output, type):
+        for field in dataclasses.fields(output):
+            yield from tensors_in(getattr(output, field.name, None), f"{name}.{field.name}")
+
+
+def unreadable(x: Tensor) -> str | None:
+    """Why a tensor cannot be read as it is, or None."""
+    if x.is_nested:
+        return "a nested tensor; pass a padding mask and padded data instead"
+    if x.layout != torch.strided:
+        return f"a tensor of layout {x.layout}; only dense ones are read"
+    if x.device.type == "meta":
+        return "a tensor on the meta device, without values"
+    if hasattr(x, "full_tensor"):
+        return "a tensor distributed over devices (DTensor); gather it first"
+    if not x.is_floating_point():
+        return f"of dtype {x.dtype}; only real floating-point states are read"
+    if x.ndim < 2:
+        return f"of rank {x.ndim}, shape {tuple(x.shape)}: no width can be told from samples"
+    return f"of rank {x.ndim}, shape {tuple(x.shape)}; ranks 2 to 5 are read" if x.ndim > 5 else None
+
+
+def pick(output: object, choice: Choice | None = None) -> tuple[str, Tensor, list[tuple[str, str]]]:
+    """The tensor to read: the chosen one, or the first readable; and the others, with the reason for each.
+
+    Raises:
+        Unreadable: there is none, or the choice does not lead to one.
+    """
+    if choice is not None:
+        try:
+            chosen = choice(output) if callable(choice) else _item(output, choice)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise Unreadable(
+                f"output={choice!r} does not lead to a tensor in {_shape(output)}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(chosen, Tensor):
+            raise Unreadable(f"output={choice!r} leads to a {type(chosen).__name__}, not to a tensor")
+        reason = unreadable(chosen)
+        if reason:
+            raise Unreadable(f"its output is {reason}")
+        return "", chosen, []
+    found = list(tensors_in(output))
+    reasons = [unreadable(x) for _, x in found]
+    read = next((i for i, reason in enumerate(reasons) if reason is None), None)
+    if read is None:
+        raise Unreadable(f"its output is {reasons[0]}" if reasons else f"its output, {_shape(output)}, holds no tensor")
+    others = [
+        (where, reason or f"another output, {tuple(x.shape)}: the first one is read; output={{name: …}} picks this one")
+        for i, ((where, x), reason) in enumerate(zip(found, reasons, strict=True))
+        if i != read
+    ]
+    return found[read][0], found[read][1], others
+
+
+def _item(output: object, choice: int | str) -> object:
+    if isinstance(choice, str) and not isinstance(output, Mapping):
+        return getattr(output, choice)
+    return output[choice]  # type: ignore[index]
+
+
+def _shape(output: object) -> str:
+    keys = f" with keys {', '.join(map(repr, output))}" if isinstance(output, Mapping) else ""
+    length = f" of {len(output)}" if isinstance(output, tuple | list) else ""
+    return f"a {type(output).__name__}{length}{keys}"
+
+
+def channels_first(module: nn.Module, ndim: int, rule: str = "auto") -> bool:
+    """Whether dimension 1 holds the channels; the ``auto`` rule of this module's docstring.
+
+    A module of several layers counts as convolutional where it holds convolutions: at rank 3 it must hold nothing else
+    (transformers use them for positions), from rank 4 on any will do.
+    """
+    if ndim == 2 or rule == "last":
+        return False
+    if rule == "first":
+        return True
+    if isinstance(module, _LAST):
+        return False
+    if isinstance(module, _FIRST):
+        return True
+    inner = list(module.modules())
+    conv = any(isinstance(m, _CONV) for m in inner)
+    dense = any(isinstance(m, nn.Linear | nn.MultiheadAttention) for m in inner)
+    return conv and not dense if ndim == 3 else conv or not dense
+
+
+def to_positions(
+    x: Tensor, module: nn.Module, reading: Reading, rule: str, batch: int | None, mask: Tensor | None
+) -> Positions:
+    """A state of rank 2 to 5 as ``(samples, positions, width)`` with its padding.
+
+    Args:
+        x: what `pick` returned.
+        module: where it came from, for the rule of the width.
+        reading: the caller's choices.
+        rule: ``auto``, ``first`` or ``last`` for this layer.
+        batch: number of samples in the batch, None if unknown.
+        mask: ``(samples, tokens)``, True where real; or None.
+
+    Raises:
+        Unreadable: the mask fits neither the tokens nor the samples, or the state is too wide.
+    """
+    first = channels_first(module, x.ndim, rule)
+    shape = tuple(x.shape)
+    values = x.movedim(1, -1) if first else x
+    what = "" if x.ndim == 2 else "channels (dimension 1)" if first else "last dimension"
+    if values.ndim == 3 and reading.sequence_first and not first:
+        values = values.transpose(0, 1)
+    width = values.shape[-1]
+    if width > reading.max_width:
+        raise Unreadable(
+            f"of width {width} > max_width={reading.max_width}: its accumulators would take {8e-9 * width**2:.1f} GB a "
+            "shard; raise max_width, or read another layer"
+        )
+    values = values.reshape(values.shape[0], -1, width) if width * values.shape[0] else values.new_zeros(0, 1, width)
+    folded = bool(batch) and values.shape[0] != batch and values.shape[0] % (batch or 1) == 0
+    if folded:
+        values = values.reshape(batch or 1, -1, width)
+    keep = None if mask is None else _mask(mask, values, folded, shape, reading)
+    label = f"width = {what}, {_POSITIONS[reading.positions]}" if what else "rank 2"
+    if folded:
+        label += f", {values.shape[1]} rows a sample"
+    if keep is not None:
+        label += ", padding left out"
+    return Positions(values, keep, label)
+
+
+_POSITIONS = {"samples": "every position a row", "mean": "mean over positions"}
+
+
+def _mask(mask: Tensor, values: Tensor, folded: bool, shape: tuple[int, ...], reading: Reading) -> Tensor | None:
+    samples, positions = values.shape[:2]
+    if folded and reading.sequence_first:
+        raise Unreadable(f"of shape {shape}, tokens and samples in one dimension: the padding cannot be told")
+    if tuple(mask.shape) == (samples, positions):
+        return mask.to(values.device)
+    if mask.shape[0] == samples and positions == 1:
+        return None
+    advice = ""
+    if tuple(mask.shape) == (positions, samples):
+        advice = f"; pass sequence_first={not reading.sequence_first}"
+    raise Unreadable(f"of shape {shape}, which the padding mask {tuple(mask.shape)} does not fit{advice}")
