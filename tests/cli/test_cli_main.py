@@ -125,12 +125,44 @@ def test_a_failure_of_the_machine(cli, tiny, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("isthmus.runs.execution.save_state", full)
+    with monkeypatch.context() as patch:
+        patch.setattr("isthmus.runs.execution.save_state", full)
+        ended = cli("train", *tiny, "--no-report")
+    assert ended.code == 1
+    assert ended.err.endswith(
+        "error: the run failed while training: [Errno 28] No space left on device; free space or mend permissions, "
+        "then `isthmus train --resume --out runs/run`\n"
+    )
+    assert cli("train", "--resume", "--out", "runs/run", "--quiet", "--no-report").code == 0
+
+
+def test_a_failure_of_the_program_asks_for_a_report(cli, tiny, monkeypatch):
+    def fault(*args):
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr("isthmus.runs.execution.save_state", fault)
     ended = cli("train", *tiny, "--no-report")
     assert ended.code == 1
-    assert "error: the run failed while training: OSError: [Errno 28] No space left on device\n" in ended.err
-    assert "Run again with --debug" in ended.err
+    assert "error: the run failed while training: ZeroDivisionError: a fault\n" in ended.err
+    assert "Run again with --debug" in ended.err and "--resume" not in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_a_disk_that_is_full_before_or_after_the_run_is_no_bug_either(cli, tiny, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("isthmus.report.write_report", full, raising=False)
+    ended = cli("train", *tiny)
+    assert ended.code == 1
+    assert "error: no report was written: [Errno 28] No space left on device; free space or mend" in ended.err
+    assert "then: isthmus report runs/run\n" in ended.err
+    assert ended.out.endswith("run folder: runs/run\n")
+    ended = cli("report", "runs/run")
+    assert (ended.code, ended.err) == (
+        1,
+        "error: [Errno 28] No space left on device\nFree space or mend permissions, then give the command again.\n",
+    )
 
 
 @pytest.mark.parametrize("how", ["option", "variable", "off"])
@@ -192,7 +224,7 @@ def test_a_bad_file_names_itself(cli):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--task", "file", "--path", "no-such.csv"], "error: there is no file no-such.csv"),
+        (["--task", "file", "--path", "no-such.csv"], "/no-such.csv"),
         (["--task", "file"], "task.path: expected the path of a data file"),
         (["--task", "digits", "--width", "12"], "error: width must be at least the larger end, max(64, 10)"),
         (["--device", "cuda"], "train.device: expected cpu or auto, since torch finds no CUDA device here"),

@@ -98,7 +98,7 @@ def test_a_wild_hamiltonian_does_not_flatten_the_rest(make_run: Make) -> None:
     table = pl.read_parquet(folder / "layers.parquet")
     table.with_columns(pl.lit(1e6).alias("hamiltonian")).write_parquet(folder / "layers.parquet")
     energies = {figure.key: figure for figure in build_figures(load_run(folder))}["energies"]
-    stable, exact = energies.panels
+    _stable, exact = energies.panels
     assert exact.view is not None and exact.view[1] < 1e3
     (note,) = [note for note in energies.notes if note.startswith("Exact norms")]
     assert "lie off the axis, up to 1e6." in note and int(note.split()[2]) >= 20

@@ -127,9 +127,26 @@ def test_files_take_their_options(tmp_path):
     task = build_task(base.merge({"task.target": "y1,y2"}))
     assert (task.inputs, task.outputs) == (2, 2)
     by_number = build_task(base.merge({"task.target": 2, "task.task_type": "regression"}))
-    assert by_number.outputs == 1
+    assert by_number.notes["targets"] == ["y1"]
+    mixed = build_task(base.merge({"task.target": "y2,2"}))
+    assert mixed.notes["targets"] == ["y2", "y1"]
     with pytest.raises(ValueError, match="flat"):
         build_task(base.merge({"task.target": "y1", "task.constant": "error"}))
+
+
+def test_target_columns_are_first_names_and_then_numbers(tmp_path):
+    file = tmp_path / "a.csv"
+    pl.DataFrame({str(k): [((i * k) % 17) / 3 for i in range(40)] for k in (1, 2, 3)}).write_csv(file)
+    base = RunConfig().merge({"task.kind": "file", "task.path": str(file)})
+    for target, name in ((2, "2"), ("3", "3"), ("0", "1"), ("-1", "3")):
+        assert build_task(base.merge({"task.target": target})).notes["targets"] == [name]
+
+
+def test_a_relative_path_becomes_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig().merge({"task.kind": "file", "task.path": "x/../a.csv"})
+    assert resolve(config).task.path == str(tmp_path / "a.csv")
+    assert resolve(resolve(config)) == resolve(config)
 
 
 def test_the_default_initialisation_gets_its_name():

@@ -207,6 +207,10 @@ VARIANTS = {
     "smooth, no biases": {"model.activation": "smooth_relu", "model.append_one": False},
 }
 EVERYWHERE = ("default", "paper")
+FILE = {
+    **{"task.kind": "file", "task.dims": "30,3,30", "task.hidden": 20},
+    **{"task.train": None, "task.test": None, "task.task_type": "regression"},
+}
 
 
 def rows_without_time(folder):
@@ -325,6 +329,129 @@ def test_resuming_with_other_values_names_them(tiny, folder, stop_after):
         execute(tiny.merge({"model.depth": 7, "train.steps": 30}), folder, resume=True)
 
 
+@pytest.mark.parametrize("step", [10, 24], ids=["interrupted", "finished"])
+def test_a_configuration_changed_by_hand_is_refused(tiny, folder, stop_after, step):
+    execute(tiny, folder, should_stop=stop_after(step))
+    edited = tiny.merge({"train.mu": 0.5, "analysis.gamma0": 0.1})
+    path = folder / "config.yaml"
+    original = path.read_text()
+    text = original.replace("mu: 0.001", "mu: 0.5").replace("gamma0: 0.001", "gamma0: 0.1")
+    path.write_text(text)
+    message = (
+        r"the configuration to resume with has 3 problems:\n"
+        r"  train\.mu: the checkpoint in .* has 0\.001, got 0\.5\n"
+        r"  analysis\.gamma0: the checkpoint in .* has 0\.001, got 0\.1\n"
+        r"  a run is resumed as it was begun"
+    )
+    summary = (folder / "summary.json").read_text()
+    with pytest.raises(ConfigError, match=message):
+        execute(edited, folder, resume=True)
+    assert (folder / "summary.json").read_text() == summary
+    path.write_text(original)
+    assert execute(tiny, folder, resume=True).status == "done"
+
+
+def test_the_model_is_built_as_it_was_trained_whatever_the_file_says_now(finished, tmp_path):
+    for name in ("config.yaml", "checkpoint.safetensors"):
+        (tmp_path / name).write_bytes((finished.folder / name).read_bytes())
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("effective_depth: 3.0", "effective_depth: 4.0"))
+    assert load_run_model(tmp_path).effective_depth == 3.0
+
+
+@pytest.mark.parametrize("use", ["resume", "load"])
+def test_a_checkpoint_that_does_not_say_its_configuration(tiny, folder, stop_after, use):
+    execute(tiny, folder, should_stop=stop_after(3))
+    path = folder / "checkpoint.safetensors"
+    state = load_state(path, "checkpoint")
+    del state["config"]
+    path.write_bytes(save_state(state, "checkpoint"))
+    with pytest.raises(StateError, match=r"does not fit this isthmus \(it does not say its configuration\); use the"):
+        execute(tiny, folder, resume=True) if use == "resume" else load_run_model(folder)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def count_writes(monkeypatch, kill_at=None):
+    """Note what `RunFolder` writes, and be killed before the write of that number."""
+    real, written = RunFolder.write_bytes, []
+
+    def write(self, name, data):
+        if len(written) == kill_at:
+            raise Killed
+        written.append(name)
+        real(self, name, data)
+
+    monkeypatch.setattr(RunFolder, "write_bytes", write)
+    return written
+
+
+WRITES = 2 + 4 + 8
+"""The configuration and the environment, four checkpoints, the products."""
+
+
+def test_every_state_is_saved_once(tiny, tmp_path, monkeypatch, stop_after):
+    def saves(folder, **options):
+        with monkeypatch.context() as patch:
+            written = count_writes(patch)
+            execute(tiny, tmp_path / folder, **options)
+        assert written[:2] == (["config.yaml", "environment.json"] if "resume" not in options else written[:2])
+        return written.count("checkpoint.safetensors"), len(written)
+
+    assert saves("whole") == (4, WRITES)  # steps 7, 14, 21, 24
+    assert saves("between", should_stop=stop_after(10))[0] == 2  # steps 7 and 10
+    assert saves("on one", should_stop=stop_after(14))[0] == 2  # steps 7 and 14
+    assert saves("on one", resume=True)[0] == 2  # steps 21 and 24
+
+
+@pytest.mark.parametrize("number", range(WRITES))
+def test_a_kill_before_any_write_leaves_what_can_be_resumed(tiny, finished, folder, monkeypatch, same_bits, number):
+    with monkeypatch.context() as patch:
+        count_writes(patch, kill_at=number)
+        with pytest.raises(Killed):
+            execute(tiny, folder)
+    outcome = execute(tiny, folder, resume=True)
+    assert outcome.status == "done"
+    assert same_bits(outcome.model, finished.model)
+    assert outcome.summary["objective"] == finished.summary["objective"]
+    assert {entry.name for entry in folder.iterdir()} == {entry.name for entry in finished.folder.iterdir()}
+
+
+def test_the_environment_of_a_run_that_saved_nothing_is_not_kept(tiny, folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        count_writes(patch, kill_at=2)
+        with pytest.raises(Killed):
+            execute(tiny, folder)
+    environment = json.loads((folder / "environment.json").read_text())
+    (folder / "environment.json").write_text(json.dumps({**environment, "threads": 99}))
+    execute(tiny, folder, resume=True)
+    assert "resumed" not in (now := json.loads((folder / "environment.json").read_text()))
+    assert now["threads"] == 1
+
+
+def test_a_file_by_a_relative_path_is_found_from_another_folder(tiny, tmp_path, monkeypatch, stop_after):
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    columns = {name: [((i * k) % 17) / 3 for i in range(40)] for k, name in ((3, "a"), (5, "b"), (7, "y"))}
+    pl.DataFrame(columns).write_csv(tmp_path / "here" / "a.csv")
+    config = tiny.merge({**FILE, "task.path": "a.csv"})
+    monkeypatch.chdir(tmp_path / "here")
+    execute(config, "run", should_stop=stop_after(3))
+    stored = RunConfig.from_yaml("run/config.yaml")
+    assert stored.task.path == str(tmp_path / "here" / "a.csv")
+    monkeypatch.chdir(tmp_path / "here" / "below")
+    execute(stored, "../run", resume=True, should_stop=stop_after(3))
+    assert execute(config.merge({"task.path": "../a.csv"}), "../run", resume=True).status == "done"
+
+
+def test_a_configuration_written_by_hand_may_use_names_for_others(tiny, folder):
+    folder.mkdir()
+    (folder / "config.yaml").write_text(tiny.to_yaml())
+    assert "initialisation: default" in tiny.to_yaml()
+    assert execute(tiny, folder, resume=True).status == "done"
+
+
 def test_a_damaged_checkpoint_says_what_to_do_and_that_works(tiny, finished, folder, stop_after, same_bits):
     execute(tiny, folder, should_stop=stop_after(10))
     path = folder / "checkpoint.safetensors"
@@ -338,10 +465,7 @@ def test_a_damaged_checkpoint_says_what_to_do_and_that_works(tiny, finished, fol
 
 
 def test_a_checkpoint_of_other_data(tiny, folder, tmp_path):
-    config = tiny.merge(
-        {"task.kind": "file", "task.path": str(tmp_path / "a.csv"), "task.dims": "30,3,30", "task.hidden": 20,
-         "task.train": None, "task.test": None, "task.task_type": "regression"}
-    )  # fmt: skip
+    config = tiny.merge({**FILE, "task.path": str(tmp_path / "a.csv")})
     columns = {name: [((i * k) % 17) / 3 for i in range(40)] for k, name in ((3, "a"), (5, "b"), (7, "y"))}
     pl.DataFrame(columns).write_csv(tmp_path / "a.csv")
     execute(config, folder)
@@ -404,6 +528,49 @@ def test_a_run_stopped_just_before_it_diverges_resumes_to_the_same_end(tiny, tmp
     again = execute(config, folder, resume=True)
     assert (again.status, again.message) == ("diverged", whole.message)
     assert again.summary["objective"] == whole.summary["objective"]
+
+
+# --- failures of the machine ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "doing"),
+    [
+        ("config.yaml", "writing its configuration"),
+        ("environment.json", "writing its configuration"),
+        ("checkpoint.safetensors", "training"),
+        ("layers.parquet", "reading the trained network"),
+        ("history.csv", "reading the trained network"),
+        ("summary.json", "reading the trained network"),
+    ],
+)
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), PermissionError(13, "Permission denied")], ids=str)
+def test_a_full_disk_says_what_to_do(tiny, folder, monkeypatch, name, doing, error):
+    real = module.RunFolder.write_bytes
+
+    def write(self, what, data):
+        if what == name:
+            raise error
+        real(self, what, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_bytes", write)
+        message = (
+            rf"the run failed while {doing}: \[Errno \d+\] {error.strerror}; free space or mend permissions, then "
+            r"`isthmus train --resume --out .*run`$"
+        )
+        with pytest.raises(RunError, match=message) as caught:
+            execute(tiny, folder)
+    assert caught.value.__cause__ is error
+    assert execute(tiny, folder, resume=True).status == "done"
+
+
+def test_a_closed_pipe_gets_no_advice_on_space(tiny, folder):
+    def closed(row):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(RunError, match=r"the run failed while training: \[Errno 32\] Broken pipe$"):
+        execute(tiny, folder, on_record=closed)
 
 
 # --- folders ----------------------------------------------------------------------------------------------------
@@ -483,7 +650,10 @@ def test_a_failure_while_training_keeps_the_last_checkpoint(tiny, finished, fold
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "write_bytes", full)
-        with pytest.raises(RunError, match=r"the run failed while training: OSError: .*No space left on device"):
+        message = (
+            r"the run failed while training: .*No space left on device; free space or mend permissions, then `isth"
+        )
+        with pytest.raises(RunError, match=message):
             execute(tiny, folder)
     started = []
     outcome = execute(tiny, folder, resume=True, on_start=started.append)

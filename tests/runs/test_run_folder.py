@@ -94,6 +94,47 @@ def test_json_that_cannot_be_read_is_empty(place, text):
     assert place.read_json("a.json") == {}
 
 
+@pytest.mark.parametrize("csv", [True, False])
+def test_a_table_that_does_not_fit_on_the_disk_is_an_error_of_the_system(tmp_path, csv):
+    # In another process: the limit holds for the rest of one. Polars' own writers raise their own errors.
+    code = f"""
+import resource, sys
+import polars as pl
+from isthmus.runs.folder import RunFolder
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    RunFolder(sys.argv[1]).write_table("a", pl.DataFrame({{"a": [i * 0.1 for i in range(5000)]}}), csv={csv})
+except OSError as error:
+    print(error.strerror)
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout == "File too large\n", done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_on_a_full_disk_still_holds(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "pwrite", full)
+    with (
+        RunFolder(tmp_path).lock(),
+        pytest.raises(FolderError, match=r"another process \(pid unknown\) is training in"),
+        RunFolder(tmp_path).lock(),
+    ):
+        pass
+
+
+def test_an_environment_alone_is_a_leftover_and_another_file_of_that_name_is_not(place):
+    place.write_json("environment.json", {"versions": {}})
+    (place / ".config.yaml.abc.tmp").write_text("half")
+    assert place.is_empty
+    place.write_json("environment.json", {"PATH": "mine"})
+    assert not place.is_empty
+    with pytest.raises(FolderError, match="is not empty and is not a run folder"):
+        place.check_startable(overwrite=True)
+
+
 def test_tables_are_written_twice_where_asked(place):
     frame = pl.DataFrame({"a": [1, 2], "b": [0.1, None]})
     place.write_table("t", frame)

@@ -107,6 +107,19 @@ def test_several_targets_by_name_and_number(csv):
     assert from_file(path, target="p", drop="q").inputs == 3
 
 
+def test_targets_given_as_text_are_first_names_and_then_numbers(csv):
+    table = frame(p=YS[:, 0])
+    path = csv(table)
+    assert from_file(path, target="-1").notes["targets"] == ["p"]
+    assert from_file(path, target=["p", "0"]).notes["targets"] == ["p", "a"]
+    counted = csv(table.rename({"a": "1", "b": "2", "c": "3", "p": "4"}))
+    assert from_file(counted, target="2").notes["targets"] == ["2"]
+    assert from_file(counted, target=2).notes["targets"] == ["3"]
+    assert from_file(counted, target="0").notes["targets"] == ["1"]
+    years = csv(table.rename({"a": "2001", "b": "2002", "c": "2003", "p": "2004"}))
+    assert from_file(years, target="2003").notes["targets"] == ["2003"]
+
+
 def test_index_columns_are_left_out_and_counters_noted(csv):
     table = frame(target=YS[:, 0])
     with_index = pl.DataFrame({"": np.arange(N)[::-1].copy(), "t": np.arange(N) + 1}).hstack(table)

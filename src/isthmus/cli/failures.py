@@ -41,8 +41,12 @@ def exit_codes(debug: bool = False) -> Iterator[None]:
         if wants_traceback(debug):
             traceback.print_exc()
         misuse, failed = isinstance(error, _MISUSE), _is_failed_run(error)
-        say(f"error: {_text(error, bare=misuse or failed)}")
-        if not misuse and not wants_traceback(debug):
+        # A full disk and the like: nobody's bug. `RunError` says by itself what to do.
+        machine = isinstance(error.__cause__ if failed else error, OSError)
+        say(f"error: {_text(error, bare=misuse or failed or machine)}")
+        if machine and not misuse and not failed:
+            say("Free space or mend permissions, then give the command again.")
+        if not misuse and not machine and not wants_traceback(debug):
             say("Run again with --debug to see where it arose, and please report it to the issue tracker.")
         raise typer.Exit(MISUSE if misuse else FAILED) from None
 

@@ -146,24 +146,29 @@ def _finish(outcome: "Outcome", *, report: bool, quiet: bool) -> int:
         return INTERRUPTED
     if not quiet:
         _show(folder)
-    page = _report(folder) if report else None
+    page, written = None, True
+    if report:
+        page, written = _report(folder)
     if outcome.status == "diverged":
         say(f"the run failed: {outcome.message}")
         if outcome.advice:
             say(f"advice: {outcome.advice}")
     print(folder if quiet else f"\nrun folder: {folder}" + (f"\nreport:     {page}" if page else ""))
-    return FAILED if outcome.status == "diverged" else DONE
+    return DONE if outcome.status == "done" and written else FAILED
 
 
-def _report(folder: Path) -> Path | None:
-    """The page of a run; None, and a warning, where the packages for it are not installed."""
+def _report(folder: Path) -> tuple[Path | None, bool]:
+    """The page of a run, and whether all is well; no page, and a word, where packages or disk space are wanting."""
     from isthmus.report import write_report
 
     try:
-        return write_report(folder)
+        return write_report(folder), True
     except ImportError as error:
         say(f"warning: no report was written: {error}; afterwards: isthmus report {folder}")
-        return None
+        return None, True
+    except OSError as error:
+        say(f"error: no report was written: {error}; free space or mend permissions, then: isthmus report {folder}")
+        return None, False
 
 
 def _show(folder: Path) -> None:

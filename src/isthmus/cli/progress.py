@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 from isthmus.cli.failures import say
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from isthmus.runs.execution import Progress
 
 LINES = 20
 """Lines of a whole training where there is no terminal."""
+BAR_WIDTH = 20
+"""Columns of the bar on a wide screen; half of it on others."""
+WIDE = 100
 
 
 class Reporter(ABC):
@@ -30,8 +35,10 @@ class Reporter(ABC):
         """Leave the screen in order."""
 
     def seconds_left(self, row: Mapping[str, Any]) -> float | None:
-        """Seconds to go by the pace since the first row seen; None before the second."""
+        """Seconds to go by the pace since the first row seen; None before the second, 0 where all is done."""
         step, seconds = row["step"], row.get("seconds")
+        if is_last(row):
+            return 0.0
         if seconds is None:
             return None
         if self._origin is None:
@@ -59,41 +66,66 @@ class Lines(Reporter):
         """Show the row if it is time for a line."""
         left = self.seconds_left(row)
         step = row["step"]
-        if step < self._next and step < self.total:
+        if step < self._next and step < self.total and not is_last(row):
             return
         self._next = step + max(1, self.total // LINES)
         say(" ".join([f"step {step}/{self.total}", *describe(row), f"left {clock(left)}"]))
 
 
 class Bar(Reporter):
-    """A bar by rich, with what `describe` says beside it."""
+    """A bar by rich, with the step, the time left, and as much of what `describe` says as the screen has room for.
+
+    Args:
+        console: where to draw; None for the standard error.
+    """
+
+    def __init__(self, console: "Console | None" = None) -> None:
+        self._console = console
 
     def start(self, progress: "Progress") -> None:
         """Draw the bar."""
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
         super().start(progress)
+        self._width = BarColumn(bar_width=BAR_WIDTH)
         self._bar = RichProgress(
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+            self._width,
             TextColumn("{task.fields[words]}", markup=False),
-            TextColumn("left {task.fields[left]}", markup=False),
-            console=Console(stderr=True),
+            console=self._console or Console(stderr=True),
         )
-        self._task = self._bar.add_task("", total=self.total, completed=self.first, words="", left="?")
+        text = self._fit(self.first, None, [])
+        self._task = self._bar.add_task("", total=self.total, completed=self.first, **text)
         self._bar.start()
 
     def record(self, row: dict[str, Any]) -> None:
         """Move the bar."""
-        left = clock(self.seconds_left(row))
-        self._bar.update(self._task, completed=row["step"], words=" ".join(describe(row)), left=left)
+        text = self._fit(row["step"], self.seconds_left(row), describe(row))
+        self._bar.update(self._task, completed=row["step"], **text)
+
+    def _fit(self, step: int, left: float | None, words: list[str]) -> dict[str, Any]:
+        """The texts around the bar: step and time left always, a narrower bar if need be, then whole words."""
+        text = f"{step:>{len(str(self.total))}}/{self.total} left {clock(left)}"
+        room = self._bar.console.width - len(text) - 1
+        widest = BAR_WIDTH if self._bar.console.width >= WIDE else BAR_WIDTH // 2
+        self._width.bar_width = max(1, min(widest, room - 1))
+        room -= self._width.bar_width + 1
+        shown = 0
+        while shown < len(words) and len(" ".join(words[: shown + 1])) <= room:
+            shown += 1
+        return {"text": text, "words": " ".join(words[:shown])}
 
     def close(self) -> None:
         """Leave the bar as it is, and show the cursor again."""
         if hasattr(self, "_bar"):
             self._bar.stop()
+
+
+def is_last(row: Mapping[str, Any]) -> bool:
+    """Whether no stage is left, which may come before the last step of the recipe: stages may end early."""
+    return row.get("stage") == "done"
 
 
 def describe(row: Mapping[str, Any]) -> list[str]:

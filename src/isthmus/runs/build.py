@@ -1,7 +1,7 @@
 """From a configuration to the objects that train: task, model, mesh scheduler, problem, trainer."""
 
 import hashlib
-import re
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,12 +37,18 @@ class Built:
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """The configuration with names that stand for others replaced, so that a stored run says what it did."""
-    if config.model.initialisation != "default":
-        return config
-    from isthmus.initialise import DEFAULT_INITIALISATION
+    """The configuration as a run stores it, which says what it did: names that stand for others are replaced.
 
-    return config.merge({"model.initialisation": DEFAULT_INITIALISATION})
+    The data file's path becomes absolute, so that the run can be resumed from another working directory.
+    """
+    changes: dict[str, Any] = {}
+    if config.task.path is not None and not os.path.isabs(config.task.path):
+        changes["task.path"] = os.path.abspath(config.task.path)
+    if config.model.initialisation == "default":
+        from isthmus.initialise import DEFAULT_INITIALISATION
+
+        changes["model.initialisation"] = DEFAULT_INITIALISATION
+    return config.merge(changes) if changes else config
 
 
 def resolve_device(name: str) -> str:
@@ -83,16 +89,9 @@ def build_task(config: RunConfig) -> "Task":
         options["test_fraction"] = task.test_fraction
     if task.kind == "file":
         options |= {"path": task.path, "task_type": task.task_type, "constant": task.constant}
-        options |= {"target": _target(task.target), "drop": task.drop, "centre": task.centre}
+        target = task.target[0] if task.target is not None and len(task.target) == 1 else task.target
+        options |= {"target": target, "drop": task.drop, "centre": task.centre}
     return make_task(task.kind, **{name: value for name, value in options.items() if value is not None})
-
-
-def _target(names: tuple[str, ...] | None) -> Any:
-    """Target columns as `isthmus.tasks.from_file` takes them: numbers as numbers, one alone as itself."""
-    if names is None:
-        return None
-    columns = [int(name) if re.fullmatch(r"-?\d+", name) else name for name in names]
-    return columns[0] if len(columns) == 1 else columns
 
 
 def build_activation(config: ModelConfig) -> "Activation":

@@ -102,8 +102,8 @@ class TaskConfig(Section):
     path: str | None = Field(default=None, description="File: the .npz, .csv or .parquet to read.")
     target: tuple[str, ...] | None = Field(
         default=None,
-        description="File: columns to predict, by name or number (-1 is the last), or the array of an .npz; "
-        "none: the column target, label or y.",
+        description="File: columns to predict, by name, else by number (0 is the first, -1 the last), or the array of "
+        "an .npz; none: the column target, label or y.",
         json_schema_extra={"expected": "one or more names or numbers of columns, as in y1,y2"},
     )
     drop: tuple[str, ...] = Field(

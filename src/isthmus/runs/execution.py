@@ -112,15 +112,16 @@ def execute(
         built = _build(config)
         with place.lock():
             _check(place, config, resume, overwrite)  # again: another process may have been faster
-            result = _load(place, built) if resume else None
-            _prepare(place, config, built, resume)
+            result = _load(place, config, built) if resume else None
+            with _failing(place, "writing its configuration"):
+                _prepare(place, config, built, resume)
             if on_start is not None:
                 trainer = built.trainer
                 on_start(Progress(trainer.step_count, trainer.total_steps, place.path))
             if result is None:
-                with _failing("training"):
+                with _failing(place, "training"):
                     result = _train(place, config, built, on_record, should_stop)
-            with _failing("reading the trained network"):
+            with _failing(place, "reading the trained network"):
                 summary = write_products(place, config, built, result) if _sound(built.trainer) else {}
     return Outcome(**result, summary=summary, folder=place.path, model=built.model)
 
@@ -150,10 +151,18 @@ def _check(place: RunFolder, config: RunConfig, resume: bool, overwrite: bool) -
         if place.is_run:
             raise FolderError(f"{place.path} has lost its {CONFIG}: put it back, or start anew with --overwrite")
         raise FolderError(f"{place.path} is not a run folder: there is nothing to resume")
-    stored = RunConfig.from_yaml(place / CONFIG)
+    _must_equal(config, RunConfig.from_yaml(place / CONFIG), f"the run in {place.path}")
+
+
+def _must_equal(config: RunConfig, stored: RunConfig, owner: str) -> None:
+    """Check that a run is resumed with the configuration it was begun with, which ``owner`` has.
+
+    Raises:
+        ConfigError: it is another; every key that differs is named.
+    """
     problems = [
-        Problem(key, f"the run in {place.path} has {show_value(theirs)}, got {show_value(mine)}")
-        for key, (mine, theirs) in config.differences(stored).items()
+        Problem(key, f"{owner} has {show_value(theirs)}, got {show_value(mine)}")
+        for key, (mine, theirs) in config.differences(building.resolve(stored)).items()
     ]
     if problems:
         problems.append(Problem("", "a run is resumed as it was begun; for other values start one in a new folder"))
@@ -161,22 +170,23 @@ def _check(place: RunFolder, config: RunConfig, resume: bool, overwrite: bool) -
 
 
 def _prepare(place: RunFolder, config: RunConfig, built: "Built", resume: bool) -> None:
-    """Write what describes the run before it trains."""
+    """Write what describes the run before it trains: the configuration first, since it is what resuming needs."""
     now = describe_environment(device=built.device, dtype=config.train.dtype, seed=config.seed)
-    before = place.read_json(ENVIRONMENT) if resume else {}
+    before = place.read_json(ENVIRONMENT) if resume and place.has_checkpoint else {}
     if not resume:
         place.clear()
     for change in changes(before, now):
         warnings.warn(f"{change}: the resumed run may end in other bits than an uninterrupted one", stacklevel=4)
-    place.write_json(ENVIRONMENT, resumed(before, now))
     if not place.has_config:
         place.write_text(CONFIG, config.to_yaml())
+    place.write_json(ENVIRONMENT, resumed(before, now))
 
 
-def _load(place: RunFolder, built: "Built") -> dict[str, Any] | None:
+def _load(place: RunFolder, config: RunConfig, built: "Built") -> dict[str, Any] | None:
     """Put the trainer where the checkpoint says; returns the result of a finished run, None of any other.
 
     Raises:
+        ConfigError: the state was trained with another configuration: somebody changed config.yaml since.
         StateError: a damaged checkpoint, other data, or a state that does not fit.
     """
     if not place.has_checkpoint:
@@ -188,6 +198,7 @@ def _load(place: RunFolder, built: "Built") -> dict[str, Any] | None:
         raise StateError(
             f"{error}; delete it, and --resume trains again from the first step to the same result"
         ) from None
+    _must_equal(config, _stored_config(state, path), f"the checkpoint in {place.path}")
     if state["fingerprint"] != building.fingerprint(built.task):
         raise StateError(
             f"the data of {built.task.name!r} are not those that {place.path} was trained on; put them back, "
@@ -196,10 +207,25 @@ def _load(place: RunFolder, built: "Built") -> dict[str, Any] | None:
     try:
         built.trainer.load_state_dict(state["trainer"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise StateError(f"{path} does not fit this isthmus ({reason}); use the version that wrote it") from error
+        raise _misfit(path, f"{type(error).__name__}: {error}") from error
     result = state["result"]
     return result if result is not None and result["status"] in FINISHED else None
+
+
+def _stored_config(state: Mapping[str, Any], path: Path) -> RunConfig:
+    """The configuration that a saved state was trained with.
+
+    Raises:
+        StateError: a checkpoint of an older isthmus has none.
+        ConfigError: one that this isthmus does not know.
+    """
+    if "config" not in state:
+        raise _misfit(path, "it does not say its configuration")
+    return RunConfig.from_mapping(state["config"], f"the configuration in {path}")
+
+
+def _misfit(path: Path, reason: str) -> StateError:
+    return StateError(f"{path} does not fit this isthmus ({reason}); use the version that wrote it")
 
 
 def _train(
@@ -210,19 +236,26 @@ def _train(
     should_stop: Callable[[], bool] | None,
 ) -> dict[str, Any]:
     """Train to the end, saving as it goes; returns how it ended."""
-    mark = building.fingerprint(built.task)
+    mark, settings = building.fingerprint(built.task), config.model_dump(mode="json")
+    saved = -1
 
     def save(trainer: "Trainer", result: dict[str, Any] | None = None) -> None:
+        nonlocal saved
+        saved = trainer.step_count
         # A state from which the next step diverges is not kept: resumed from the one before, the run ends as
         # it would have, and still knows a good state.
         if _sound(trainer):
-            state = {"result": result, "fingerprint": mark, "trainer": trainer.state_dict()}
+            state = {"config": settings, "result": result, "fingerprint": mark, "trainer": trainer.state_dict()}
             place.write_bytes(CHECKPOINT, save_state(state, "checkpoint"))
+
+    def keep(trainer: "Trainer") -> None:
+        if not trainer.done and trainer.step_count != saved:  # the end is saved below, with its result
+            save(trainer)
 
     ended = built.trainer.run(
         on_record=on_record,
         should_stop=should_stop,
-        on_checkpoint=save,
+        on_checkpoint=keep,
         checkpoint_every=config.train.checkpoint_every,
     )
     result = {
@@ -232,7 +265,8 @@ def _train(
         "layer": ended.layer,
         "step": ended.step,
     }
-    save(built.trainer, result)
+    if result["status"] in FINISHED:
+        save(built.trainer, result)
     return result
 
 
@@ -248,12 +282,13 @@ def load_run_model(folder: str | Path, device: str = "cpu") -> "LeakyResNet":
 
     Raises:
         FolderError: not a run, or nothing was saved yet.
-        StateError: a damaged file.
+        StateError: a damaged file, or one of an older isthmus.
+        ConfigError: a configuration that this isthmus does not know.
     """
     place = RunFolder(folder)
     if place.has_checkpoint and place.has_config:
-        weights = load_state(place / CHECKPOINT, "checkpoint")["trainer"]["model"]
-        config = RunConfig.from_yaml(place / CONFIG)
+        state = load_state(place / CHECKPOINT, "checkpoint")
+        weights, config = state["trainer"]["model"], _stored_config(state, place / CHECKPOINT)
     elif (place / MODEL).is_file():
         weights = load_state(place / MODEL, "model")
         config = RunConfig.from_mapping(weights.pop("rebuild")["config"], f"the configuration in {place / MODEL}")
@@ -272,10 +307,15 @@ def load_run_model(folder: str | Path, device: str = "cpu") -> "LeakyResNet":
 
 
 @contextmanager
-def _failing(doing: str) -> Iterator[None]:
-    """From here on, an exception is no misuse any more."""
+def _failing(place: RunFolder, doing: str) -> Iterator[None]:
+    """From here on, an exception is no misuse any more; one of the machine, such as a full disk, can be mended."""
     try:
         yield
+    except OSError as error:
+        text = f"the run failed while {doing}: {error}"
+        if not isinstance(error, BrokenPipeError):
+            text += f"; free space or mend permissions, then `isthmus train --resume --out {place.path}`"
+        raise RunError(text) from error
     except Exception as error:
         raise RunError(f"the run failed while {doing}: {type(error).__name__}: {error}") from error
 

@@ -6,8 +6,9 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,11 @@ class RunFolder:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is lost by starting here: absent, or leftovers of a process that was killed."""
+        """Whether nothing is lost by starting here: absent, or leftovers of a process that was killed early."""
         if not self.path.exists():
             return True
         self._must_be_folder()
-        return all(entry.name == LOCK or _is_temporary(entry) for entry in self.path.iterdir())
+        return all(self._is_leftover(entry) for entry in self.path.iterdir())
 
     @property
     def is_run(self) -> bool:
@@ -129,8 +130,9 @@ class RunFolder:
                     f"{self.path} cannot be locked ({error.strerror}): start no second run in it",
                     stacklevel=3,
                 )
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"pid {os.getpid()}\n".encode(), 0)
+            with suppress(OSError):  # only to name the owner: a full disk shows where it matters
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"pid {os.getpid()}\n".encode(), 0)
             self._clean()
             yield
         finally:
@@ -138,7 +140,20 @@ class RunFolder:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all: a temporary one beside it, synced, then renamed over it."""
-        self._replace(name, lambda handle: handle.write(data))
+        target = self / name
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=TEMPORARY, dir=self.path)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        self._sync()
 
     def write_text(self, name: str, text: str) -> None:
         """Write text as UTF-8, whole or not at all."""
@@ -158,25 +173,11 @@ class RunFolder:
 
     def write_table(self, stem: str, frame: Any, *, csv: bool = True) -> None:
         """Write a polars frame as ``<stem>.parquet`` and, where asked, ``<stem>.csv``."""
-        self._replace(f"{stem}.parquet", frame.write_parquet)
-        if csv:
-            self._replace(f"{stem}.csv", frame.write_csv)
-
-    def _replace(self, name: str, write: Callable[[Any], object]) -> None:
-        target = self / name
-        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=TEMPORARY, dir=self.path)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                write(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        self._sync()
+        # By way of memory: what polars raises where it cannot write to a file is no OSError.
+        for kind in ("parquet", "csv") if csv else ("parquet",):
+            buffer = BytesIO()
+            getattr(frame, f"write_{kind}")(buffer)
+            self.write_bytes(f"{stem}.{kind}", buffer.getvalue())
 
     def _sync(self) -> None:
         """Make renames in the folder last through a power cut."""
@@ -194,6 +195,12 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FolderError(f"{self.path} cannot be made: {error.strerror}") from None
+
+    def _is_leftover(self, entry: Path) -> bool:
+        """A lock, a temporary file, or the environment of a run of which nothing else was written."""
+        if entry.name == ENVIRONMENT:
+            return "versions" in self.read_json(ENVIRONMENT)  # else somebody else's file of that name
+        return entry.name == LOCK or _is_temporary(entry)
 
     def _must_be_folder(self) -> None:
         if self.path.exists() and not self.path.is_dir():

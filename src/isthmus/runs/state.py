@@ -72,8 +72,8 @@ def load_state(path: str | Path, kind: str) -> State:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         about = json.loads(header.get("__metadata__", {}).get(FORMAT, "null"))
     except (SafetensorError, ValueError) as error:
-        # Only now: the length of a sound file's header may begin with the same bytes.
-        if data[:2] == b"PK" or data[:1] == b"\x80":
+        # A header's length may begin with the same bytes, but a brace follows it, also where the file is cut short.
+        if (data[:2] == b"PK" or data[:1] == b"\x80") and data[8:9] != b"{":
             text = f"{path} looks like a pickle (torch.save); only safetensors files are read here"
             raise StateError(text) from None
         raise StateError(f"{path} is damaged or cut short, or no safetensors file ({error})") from None

@@ -65,7 +65,8 @@ class KroneckerMetric:
     def _invert(self, left: Tensor, right: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
         (a, U), (b, V) = torch.linalg.eigh(left), torch.linalg.eigh(right)
         curvature = a.clamp_min(0)[..., :, None] * b.clamp_min(0)[..., None, :]
-        return U, V, 1 / (scale * curvature + self.problem.mu)
+        # contiguous: `eigh` gives columns first, a file does not keep that, and products of the two differ in bits
+        return U.contiguous(), V.contiguous(), 1 / (scale * curvature + self.problem.mu)
 
     def apply(self, v: Tensor) -> Tensor:
         """The approximate inverse Hessian times a flat vector in L-BFGS's variables."""

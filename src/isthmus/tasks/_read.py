@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,11 @@ def _read_arrays(path: Path, file: BinaryIO, target: TargetOption) -> Content:
             there, missing = ("x_test", "y_test") if test_names[0] else ("y_test", "x_test")
             raise ValueError(
                 f"{path.name} holds {there} but not {missing}: give both, or neither to have a test part split off"
+            )
+        if y_name in (x_name, *test_names):
+            raise ValueError(
+                f"target={y_name!r} names an array of {path.name} that is taken already, "
+                f"{'for the inputs' if y_name == x_name else 'for the test part'}: name another, or None for 'y'"
             )
         arrays = [None if name is None else _array(path, archive, name) for name in (x_name, y_name, *test_names)]
     used = [name for name in (x_name, y_name, *test_names) if name is not None]
@@ -147,7 +153,7 @@ def read_table(path: Path, target: TargetOption, drop: Sequence[str]) -> Content
         if name not in names:
             raise ValueError(f"drop names {name!r}, which is no column of {path.name}{_columns(name, names)}")
     targets = _targets(path, names, target)
-    by_name = target is None or isinstance(target, str) or all(isinstance(one, str) for one in _listed(target))
+    by_name = target is None or all(_is_meant_as_name(one, names) for one in _listed(target))
     if path.suffix.lower() == ".csv" and not by_name and _looks_headerless(names):
         raise _no_header(path, names)
     if set(targets) & set(drop):
@@ -244,15 +250,30 @@ def _targets(path: Path, names: list[str], target: TargetOption) -> list[str]:
 
 
 def _target(path: Path, names: list[str], one: str | int) -> str:
-    if isinstance(one, str):
-        if one not in names:
-            raise ValueError(f"{path.name} has no target column {one!r}{_columns(one, names)}")
+    if isinstance(one, str) and one in names:
         return one
-    if isinstance(one, bool) or not -len(names) <= one < len(names):
+    number = _column_number(one)
+    if number is None:
+        raise ValueError(f"{path.name} has no target column {one!r}{_columns(str(one), names)}")
+    if isinstance(one, bool) or not -len(names) <= number < len(names):
         raise ValueError(
             f"target={one!r}: as a column number it must lie in {-len(names)}..{len(names) - 1} (the first is 0)"
+            + ("; no column has it as its name" if isinstance(one, str) else "")
         )
-    return names[one]
+    return names[number]
+
+
+def _column_number(one: str | int) -> int | None:
+    """A target as a number of a column, also where the number came as text; None where it is none."""
+    if isinstance(one, str):
+        return int(one) if re.fullmatch(r"-?[0-9]+", one) else None
+    return one
+
+
+def _is_meant_as_name(one: str | int, names: list[str]) -> bool:
+    """Whether a target is surely the name of a column, and not a number that a headerless file has as data too."""
+    number = _column_number(one)
+    return one in names and (number is None or not -len(names) <= number < len(names))
 
 
 def _listed(target: str | int | Sequence[str | int]) -> list[str | int]:

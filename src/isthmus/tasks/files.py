@@ -38,7 +38,8 @@ def from_file(
     Args:
         path: the file.
         target: the target column, by name or number (-1 is the last), or several; None takes the one called
-            "target", "label" or "y". In an `.npz` file: the name of the array, None for `y`.
+            "target", "label" or "y". Text such as "2" is a name where a column has it, else a number.
+            In an `.npz` file: the name of the array, None for `y`.
         task_type: "regression" (mean squared error), "classification" (cross-entropy), or "auto": classes
             where the target is text, boolean, one-hot rows, or whole numbers with at most 50 different values
             and two rows a value on average. The choice and its reason stand in `notes["task_type"]`. Classes
