@@ -1,0 +1,223 @@
+"""`solve_two_ended`: Hamilton's equations (E9) with A given at p = 0 and ``B = −∇C/λ`` at p = 1.
+
+Solve on a mesh and on its halves, take the difference for the error, move the nodes to where (E9) is missed most,
+repeat.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from isthmus.activations import ReLU
+from isthmus.geodesic import Geodesic
+from isthmus.solve.objective import Problem
+from isthmus.two_ended._types import StageWeights, Steps
+from isthmus.two_ended.end_cost import EndCost
+from isthmus.two_ended.interpolate import between, defects, equidistribute, layer_positions, stage_positions
+from isthmus.two_ended.newton import NewtonResult, TwoEndedStatus, minimise
+from isthmus.two_ended.schemes import Scheme, scheme_of_order
+from isthmus.two_ended.solution import TwoEnded, check_same_problem
+from isthmus.two_ended.sweeps import Sweeps
+
+
+def _start_weights(start: Geodesic | TwoEnded, steps: Steps, scheme: Scheme) -> StageWeights:
+    p = stage_positions(steps, scheme)
+    if isinstance(start, TwoEnded):
+        return start.weights_at(p.clamp(0, 1)) if start.residual < 1e-3 else _between_stages(start, p)
+    return between(start.W, layer_positions(start.rho), p)
+
+
+def _between_stages(start: TwoEnded, p: Tensor) -> StageWeights:
+    """From the weights as they are, where they are not yet ``Mσ(A)ᵀ``: the mean of each step's, at its midpoint."""
+    scheme = scheme_of_order(start.order)
+    b = torch.tensor(scheme.b, dtype=torch.float64)
+    W = start.stage_weights.unflatten(0, (len(start.steps), scheme.stages))
+    return between((W * b[:, None, None]).sum(1), layer_positions(start.steps), p)
+
+
+def solve_on_mesh(
+    problem: Problem,
+    start: Geodesic | TwoEnded | None,
+    steps: Steps,
+    *,
+    order: int = 2,
+    residual_tol: float = 1e-8,
+    budget: int = 20_000,
+) -> TwoEnded:
+    """One solve on one mesh, without an estimate of the error; the arguments are those of `solve_two_ended`.
+
+    Args:
+        problem: data, ends, L̃, μ, σ.
+        start: where to start from; the problem's own weights by default.
+        steps: step-sizes, positive, summing to 1.
+        order: of the scheme.
+        residual_tol: on the stationarity residual.
+        budget: Hessian products.
+
+    Raises:
+        ValueError: see `solve_two_ended`; or steps that do not partition [0, 1].
+    """
+    scheme = scheme_of_order(order)
+    if steps.ndim != 1 or not bool((steps > 0).all()) or abs(float(steps.sum()) - 1) > 1e-9:
+        raise ValueError(f"steps must be positive and sum to 1, got {steps.tolist()}")
+    model, end = problem.model, EndCost(problem)
+    start = problem.geodesic() if start is None else start
+    if isinstance(start, Geodesic):
+        check_same_problem(start, model.effective_depth, problem.mu, model.activation, end.start.T)
+    sweeps = Sweeps(end, model.activation, model.effective_depth, problem.mu, scheme, steps.double())
+    same = isinstance(start, TwoEnded) and start.order == order and torch.equal(start.steps, steps)
+    W = start.stage_weights if same and isinstance(start, TwoEnded) else _start_weights(start, sweeps.steps, scheme)
+    result = minimise(sweeps, W.contiguous(), residual_tol, budget)
+    return _solution(sweeps, result, order)
+
+
+def _solution(sweeps: Sweeps, result: NewtonResult, order: int) -> TwoEnded:
+    A = sweeps.A.mT.contiguous()
+    M = (sweeps.G / -sweeps.mu).mT.contiguous()
+    finite = result.status is not TwoEndedStatus.DIVERGED
+    nothing = torch.full_like(sweeps.steps, math.nan)
+    return TwoEnded(
+        A=A,
+        M=M,
+        steps=sweeps.steps,
+        stage_weights=result.W,
+        order=order,
+        effective_depth=sweeps.L,
+        weight_decay=sweeps.mu,
+        activation=sweeps.activation,
+        objective=result.objective,
+        data_cost=sweeps.end.value(sweeps.A[-1]),
+        status=result.status,
+        residual=result.residual,
+        error=math.nan,
+        defect=defects(A, M, sweeps.steps, sweeps.L, sweeps.activation) if finite else nothing,
+        products=result.products,
+        message=_message(result, sweeps),
+    )
+
+
+def _message(result: NewtonResult, sweeps: Sweeps) -> str:
+    advice = {
+        TwoEndedStatus.CONVERGED: "solved on this mesh",
+        TwoEndedStatus.STALLED: "no step decreases the objective any more; start from a better trained network, or "
+        "lower residual_tol if the residual is small enough for you",
+        TwoEndedStatus.BUDGET_SPENT: "more Hessian products (budget), a better trained start, or a σ of smaller "
+        "sharpness first",
+        TwoEndedStatus.DIVERGED: "the path from the start weights is not finite on this mesh; use more steps",
+    }[result.status]
+    words = (
+        f"{result.status.value} at residual {result.residual:.2g} after {result.products} Hessian products: {advice}"
+    )
+    if isinstance(sweeps.activation, ReLU):
+        words += (
+            ". ReLU has kinks: (E9) need not hold at a minimum, and no order of accuracy is promised; "
+            "SmoothReLU has none"
+        )
+    return words
+
+
+def _halved(steps: Steps) -> Steps:
+    return (steps / 2).repeat_interleave(2)
+
+
+def _error(coarse: TwoEnded, fine: TwoEnded) -> float:
+    """Richardson's estimate for the fine solution: the larger of A's and M's, at the worst common node."""
+    gap = 0.0
+    for c, f in ((coarse.A, fine.A[::2]), (coarse.M, fine.M[::2])):
+        size = float(f.norm(dim=(1, 2)).max())
+        if size > 0:
+            gap = max(gap, float((c - f).norm(dim=(1, 2)).max()) / size)
+    return gap / (2**fine.order - 1)
+
+
+def solve_two_ended(
+    problem: Problem,
+    start: Geodesic | TwoEnded | None = None,
+    *,
+    order: int = 2,
+    steps: int | Steps | None = None,
+    tol: float = 1e-3,
+    residual_tol: float = 1e-8,
+    max_steps: int = 160,
+    adapt: bool = True,
+    budget: int = 20_000,
+) -> TwoEnded:
+    """Solve (E9), arXiv:2405.17573, between its two ends: ``A_0`` given, ``M_1 = −(1/μ)∂C/∂A_1``.
+
+    The unknowns are the weights at the stages of a Runge–Kutta scheme; their critical points solve (E9) to the
+    scheme's order (`isthmus.two_ended.schemes`). Which of many critical points is found is decided by the start.
+    Learned end maps are held at their values.
+
+    Args:
+        problem: data, end maps, L̃, μ and a smooth σ (ReLU is accepted, and spoken of in the message).
+        start: a trained network's geodesic, or an earlier solution; the problem's own weights by default.
+        order: 1 (Euler: the Leaky ResNet itself), 2 (Heun), 4 (RK4): 1, 2 and 4 weight matrices a step.
+        steps: number of equal steps of the first mesh, or the step-sizes; half the start's layers by default.
+        tol: on the estimated relative error of A and M.
+        residual_tol: on the relative stationarity residual of every stage. Must lie well below ``tol``.
+        max_steps: no mesh has more.
+        adapt: move the nodes between meshes; else only halve the steps.
+        budget: Hessian products in all; each costs about three evaluations of objective and gradient.
+
+    Returns:
+        The finest solution. Its status is CONVERGED only where ``error <= tol`` as well.
+
+    Raises:
+        TypeError: not a Problem; a start that is neither Geodesic nor TwoEnded.
+        ValueError: an unknown order, steps that do not partition [0, 1], tolerances that are not positive or in
+            the wrong order, a start of another problem.
+    """
+    _check(problem, start, tol, residual_tol, max_steps, budget)
+    start = problem.geodesic() if start is None else start
+    if steps is None:
+        steps = max(2, len(start.steps if isinstance(start, TwoEnded) else start.rho) // 2)
+    if isinstance(steps, int):
+        if steps < 1:
+            raise ValueError(f"a mesh needs at least one step, got steps={steps}")
+        steps = torch.full((steps,), 1 / steps, dtype=torch.float64)
+    spent = 0
+    mesh = steps.double()
+    while True:
+        coarse = solve_on_mesh(
+            problem, start, mesh, order=order, residual_tol=residual_tol, budget=max(1, budget - spent)
+        )
+        spent += coarse.products
+        if coarse.status in (TwoEndedStatus.DIVERGED, TwoEndedStatus.BUDGET_SPENT):
+            return _with(coarse, spent, math.nan, coarse.status, coarse.message)
+        fine = solve_on_mesh(
+            problem, coarse, _halved(mesh), order=order, residual_tol=residual_tol, budget=max(1, budget - spent)
+        )
+        spent += fine.products
+        error = _error(coarse, fine)
+        if fine.status is not TwoEndedStatus.CONVERGED:
+            return _with(fine, spent, error, fine.status, fine.message)
+        if error <= tol:
+            return _with(fine, spent, error, fine.status, f"{fine.message}; estimated error {error:.2g}")
+        count = min(2 * len(mesh), math.ceil(len(mesh) * min(2.0, (1.2 * error / tol) ** (1 / order))))
+        if count <= len(mesh):
+            count = len(mesh) + 1
+        if 2 * count > max_steps:
+            words = (
+                f"estimated error {error:.2g} > tol {tol:g} on {len(fine.steps)} steps, and max_steps={max_steps} "
+                "allows no finer mesh: raise it, or the order"
+            )
+            return _with(fine, spent, error, TwoEndedStatus.BUDGET_SPENT, words)
+        mesh = equidistribute(fine.steps, fine.defect, order, count) if adapt else _halved(mesh)
+        start = fine
+
+
+def _with(solution: TwoEnded, products: int, error: float, status: TwoEndedStatus, message: str) -> TwoEnded:
+    return replace(solution, products=products, error=error, status=status, message=message)
+
+
+def _check(problem: Problem, start: object, tol: float, residual_tol: float, max_steps: int, budget: int) -> None:
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
+    if start is not None and not isinstance(start, Geodesic | TwoEnded):
+        raise TypeError(f"start must be a Geodesic or a TwoEnded, got {type(start).__name__}")
+    if not 0 < residual_tol < tol:
+        raise ValueError(f"tolerances must satisfy 0 < residual_tol < tol, got {residual_tol:g} and {tol:g}")
+    if max_steps < 2 or budget < 1:
+        raise ValueError(f"max_steps must be at least 2 and budget at least 1, got {max_steps} and {budget}")
