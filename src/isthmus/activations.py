@@ -40,6 +40,10 @@ class Activation(ABC):
     def derivative(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """``σ̇(z)`` entrywise, same shape as ``z``."""
 
+    def bend(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."] | None:
+        """``σ̈(z)/σ̇(z)``, what second derivatives need; None where σ is piecewise linear."""
+        return None
+
     @abstractmethod
     def pullback_(
         self, v: Float[Tensor, "..."], z: Float[Tensor, "..."], s: Float[Tensor, "..."]
@@ -138,6 +142,10 @@ class SmoothReLU(Activation):
     def derivative(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The logistic function of ``βz``."""
         return torch.sigmoid(self.sharpness * z)
+
+    def bend(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """``β(1 − σ̇) = β · logistic(−βz)``."""
+        return torch.sigmoid(-self.sharpness * z).mul_(self.sharpness)
 
     def pullback_(
         self, v: Float[Tensor, "..."], z: Float[Tensor, "..."], s: Float[Tensor, "..."]

@@ -130,7 +130,7 @@ class Problem:
             )
         return self._workspaces[samples]
 
-    def _end(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def end(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Data cost, and its gradient with respect to ``outputs`` ``(out, samples)``."""
         samples = outputs.shape[1]
         if self.loss == "mse":
@@ -155,7 +155,7 @@ class Problem:
         flow, rho = self._workspace(x.shape[0]), model.rho.tolist()
         torch.mm(model.in_map, x.T, out=flow.A[0])
         A_end = flow.forward(model.weight, rho)
-        cost, d_outputs = self._end(model.out_map @ A_end, y)
+        cost, d_outputs = self.end(model.out_map @ A_end, y)
         # sums in float64: in float32 the line search could not see small decreases
         squares = model.weight.square().sum(dim=(1, 2), dtype=torch.float64)
         penalty = (squares * model.rho).sum()
@@ -191,6 +191,17 @@ class Problem:
     def workspace(self) -> FlowWorkspace:
         """The buffers of the full batch: path and features of the last full evaluation."""
         return self._workspace(self.x.shape[0])
+
+    def output_hessian(
+        self, outputs: Float[Tensor, "out samples"], tangent: Float[Tensor, "out samples"]
+    ) -> Float[Tensor, "out samples"]:
+        """The Hessian of the data cost in the outputs times a tangent; block diagonal, a block a sample."""
+        samples = outputs.shape[1]
+        if self.loss == "mse":
+            return tangent * (2 / samples)
+        p = torch.softmax(outputs, dim=0)
+        v = p * tangent
+        return (v - p * v.sum(dim=0)) / samples
 
     @property
     def output_curvature(self) -> float:
@@ -229,7 +240,7 @@ class Problem:
     def score(self, x: Tensor, y: Tensor) -> tuple[float, float | None]:
         """Data cost and, for classes, accuracy of the model on any rows."""
         outputs = self.model(x).T
-        cost = float(self._end(outputs, y)[0])
+        cost = float(self.end(outputs, y)[0])
         accuracy = float((outputs.argmax(dim=0) == y).double().mean()) if self.loss == "cross_entropy" else None
         return cost, accuracy
 
@@ -253,7 +264,7 @@ class Problem:
         steps: Sequence[float] = rho.tolist()
         torch.mm(model.in_map.to(wide), self.x.to(wide).T, out=flow.A[0])
         outputs = model.out_map.to(wide) @ flow.forward(W, steps)
-        cost, d_outputs = self._end(outputs, y)
+        cost, d_outputs = self.end(outputs, y)
         torch.mm(model.out_map.to(wide).T, d_outputs, out=flow.gradient(model.depth))
         flow.backward(W, steps, 0.0, None)
         penalty = (W.square().sum(dim=(1, 2)) * rho).sum()
