@@ -51,6 +51,11 @@ class Activation(ABC):
         """``v ← σ̇(z) ⊙ v`` in place, given ``s = σ(z)`` as well; returns ``v``."""
 
     @property
+    def pullback_needs_state(self) -> bool:
+        """Whether `pullback_` reads ``z``; where not, training need not keep the path."""
+        return True
+
+    @property
     def extra(self) -> int:
         """Number of appended features: 1 or 0."""
         return int(self.append_one)
@@ -83,6 +88,11 @@ class ReLU(Activation):
     def homogeneous(self) -> bool:
         """True."""
         return True
+
+    @property
+    def pullback_needs_state(self) -> bool:
+        """False: ``z > 0`` where ``s > 0``."""
+        return False
 
     def value(self, z: Float[Tensor, "..."], out: Tensor | None = None) -> Float[Tensor, "..."]:
         """``max(z, 0)``."""
@@ -171,6 +181,11 @@ class Identity(Activation):
     def homogeneous(self) -> bool:
         """True."""
         return True
+
+    @property
+    def pullback_needs_state(self) -> bool:
+        """False."""
+        return False
 
     def value(self, z: Float[Tensor, "..."], out: Tensor | None = None) -> Float[Tensor, "..."]:
         """``z`` (the same tensor where no ``out`` is given)."""

@@ -19,6 +19,10 @@ from isthmus.activations import Activation
 class FlowWorkspace:
     """Buffers of one shape, and the two sweeps over them. Reused from step to step; nothing is allocated in a sweep.
 
+    What a step costs besides its matrix products are passes over buffers that do not fit into the cache. Training makes
+    three a layer: σ forward; backward the mask, and the skip added to it in place. Keeping the path costs one more,
+    since each state is then copied before the product is added to it.
+
     Args:
         activation: σ, which also says whether a 1 is appended.
         effective_depth: L̃ ≥ 0.
@@ -27,7 +31,9 @@ class FlowWorkspace:
         samples: N.
         dtype: of every buffer.
         device: of every buffer.
-        keep_gradients: keep ``∂C/∂A_ℓ`` of every layer (mechanics) instead of two buffers in turn (training).
+        keep_path: keep every state ``A_ℓ``; else one buffer holds them in turn (training). A σ whose pull-back needs
+            the states themselves keeps them in any case, see `keeps_path`.
+        keep_gradients: keep ``∂C/∂A_ℓ`` of every layer (mechanics) instead of one buffer for all (training).
     """
 
     def __init__(
@@ -40,31 +46,65 @@ class FlowWorkspace:
         *,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        keep_path: bool = True,
         keep_gradients: bool = False,
     ) -> None:
         self.activation = activation
         self.effective_depth = float(effective_depth)
         self.depth, self.width, self.samples = depth, width, samples
+        self.keeps_path = keep_path or activation.pullback_needs_state
         kind: dict[str, Any] = {"dtype": dtype, "device": device}
-        self.A = torch.empty((depth + 1, width, samples), **kind)
+        self._states = torch.empty((depth + 1 if self.keeps_path else 1, width, samples), **kind)
         self.S = torch.empty((depth, width + activation.extra, samples), **kind)
         if activation.append_one:
             self.S[:, width] = 1
-        self.G = torch.empty((depth + 1 if keep_gradients else 2, width, samples), **kind)
+        self.G = torch.empty((depth + 1 if keep_gradients else 1, width, samples), **kind)
         self._pulled = torch.empty((width, samples), **kind)
+        self._swept = depth
+        # views of every layer, made once: making them costs as much as a small kernel
+        self._each_state, self._each_G = self._states.unbind(), self.G.unbind()
+        self._features = self.S.unbind()
+        self._values = self.S[:, :width].unbind()
+
+    @property
+    def A(self) -> Float[Tensor, "layers_plus_1 width samples"]:
+        """The path ``A_0 … A_L`` of the last forward sweep, as columns.
+
+        Raises:
+            RuntimeError: the workspace does not keep the path.
+        """
+        if not self.keeps_path:
+            raise RuntimeError("this workspace keeps no path: make it with keep_path=True")
+        return self._states
+
+    @property
+    def start(self) -> Float[Tensor, "width samples"]:
+        """The buffer to fill with ``A_0`` before `forward` (every time: without the path, the sweep overwrites it)."""
+        return self._each_state[0]
+
+    @property
+    def end(self) -> Float[Tensor, "width samples"]:
+        """The last state of the last forward sweep, ``A_L``."""
+        return self._each_state[self._swept % len(self._each_state)]
 
     def gradient(self, layer: int) -> Float[Tensor, "width samples"]:
-        """The buffer of ``∂C/∂A_ℓ`` (with two buffers, only the two newest layers of the sweep hold)."""
-        return self.G[layer % self.G.shape[0]]
+        """The buffer of ``∂C/∂A_ℓ`` (with one buffer for all, what it holds is the newest of the sweep)."""
+        return self._each_G[layer % len(self._each_G)]
 
     def forward(self, W: Weights, rho: Sequence[float]) -> Float[Tensor, "width samples"]:
-        """(E2) from ``A[0]``, which the caller has filled: ``A_ℓ = (1−ρ_ℓL̃)A_{ℓ−1} + ρ_ℓ W_ℓ σ(A_{ℓ−1})``."""
-        w = self.width
-        for layer, r in enumerate(rho):
-            before, S = self.A[layer], self.S[layer]
-            self.activation.value(before, out=S[:w])
-            torch.addmm(before, W[layer], S, beta=1 - r * self.effective_depth, alpha=r, out=self.A[layer + 1])
-        return self.A[self.depth]
+        """(E2) from `start`, which the caller has filled: ``A_ℓ = (1−ρ_ℓL̃)A_{ℓ−1} + ρ_ℓ W_ℓ σ(A_{ℓ−1})``.
+
+        With fewer than L layers in ``W`` and ``rho``, the sweep ends after them, and so does `backward`.
+        """
+        self._swept = len(rho)
+        states = self._each_state
+        kept = len(states)
+        for layer, (r, W_l) in enumerate(zip(rho, W.unbind(), strict=True)):
+            before, after = states[layer % kept], states[(layer + 1) % kept]
+            self.activation.value(before, out=self._values[layer])
+            # in place where before is after: into another buffer, addmm copies `before` there first
+            torch.addmm(before, W_l, self._features[layer], beta=1 - r * self.effective_depth, alpha=r, out=after)
+        return self.end
 
     def backward(
         self,
@@ -81,22 +121,28 @@ class FlowWorkspace:
         and returns ``∂C/∂A_0`` (without ``to_input``, the last layer's pull-back is left out and what comes back is
         ``∂C/∂A_1``). ``visit(ℓ, ∂C/∂A_ℓ)`` is called for ℓ = L … 0 where given; the buffer is reused afterwards.
         """
-        w = self.width
-        for layer in range(self.depth, 0, -1):
-            r, G, S = rho[layer - 1], self.gradient(layer), self.S[layer - 1]
+        layers, pulls = W.unbind(), W[:, :, : self.width].mT.unbind()
+        outs = None if out is None else out.unbind()
+        G = self.gradient(len(rho))
+        for layer in range(len(rho), 0, -1):
+            r = rho[layer - 1]
             if visit is not None:
                 visit(layer, G)
-            if out is not None:
-                torch.addmm(W[layer - 1], G, S.T, beta=weight_decay * r, alpha=r, out=out[layer - 1])
+            if outs is not None:
+                S_T = self._features[layer - 1].T
+                torch.addmm(layers[layer - 1], G, S_T, beta=weight_decay * r, alpha=r, out=outs[layer - 1])
             if layer == 1 and not to_input:
                 return G
             # beta=0 into the buffer itself: ρ rides on the product, and nothing is read or copied first.
-            torch.addmm(self._pulled, W[layer - 1, :, :w].T, G, beta=0, alpha=r, out=self._pulled)
-            self.activation.pullback_(self._pulled, self.A[layer - 1], S[:w])
-            torch.add(self._pulled, G, alpha=1 - r * self.effective_depth, out=self.gradient(layer - 1))
+            torch.addmm(self._pulled, pulls[layer - 1], G, beta=0, alpha=r, out=self._pulled)
+            # without the path, this state is gone: the pull-back takes the features alone
+            state = self._each_state[layer - 1] if self.keeps_path else self._values[layer - 1]
+            self.activation.pullback_(self._pulled, state, self._values[layer - 1])
+            # in place where one buffer serves all layers
+            G = torch.add(self._pulled, G, alpha=1 - r * self.effective_depth, out=self.gradient(layer - 1))
         if visit is not None:
-            visit(0, self.gradient(0))
-        return self.gradient(0)
+            visit(0, G)
+        return G
 
 
 def _check(W: Tensor, rho: Tensor, width: int, activation: Activation) -> None:
@@ -130,7 +176,7 @@ def path(A0: Rows, W: Weights, rho: StepSizesVector, effective_depth: float, act
         activation, effective_depth, W.shape[0], A0.shape[1], A0.shape[0], dtype=A0.dtype, device=A0.device
     )
     with torch.no_grad():
-        flow.A[0].copy_(A0.T)
+        flow.start.copy_(A0.T)
         flow.forward(W, rho.tolist())
     return flow.A.transpose(1, 2)
 

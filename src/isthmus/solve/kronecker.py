@@ -45,9 +45,9 @@ class KroneckerMetric:
         generator = torch.Generator().manual_seed(self.refreshes)
         self.refreshes += 1
         problem.evaluate(gradient=False)
-        flow, rho = problem.workspace(), model.rho.tolist()
+        flow, rho = problem.workspace(path=False), model.rho.tolist()
         samples, L, w = flow.samples, model.depth, model.width
-        outputs = model.out_map @ flow.A[L]
+        outputs = model.out_map @ flow.end
         gamma = model.weight.new_zeros((L + 1, w, w))
         for _ in range(self.sweeps):
             flow.gradient(L).copy_(model.out_map.T @ problem.curvature_sample(outputs, generator))
@@ -57,7 +57,7 @@ class KroneckerMetric:
         scale = problem.output_curvature * self.damping
         self._bases = [self._invert(gamma[1:], features, scale * model.rho[:, None, None])]
         if model.ends == "learned":
-            x, A_end = problem.x.T, flow.A[L]
+            x, A_end = problem.x.T, flow.end
             eye = torch.eye(model.out_features, dtype=gamma.dtype, device=gamma.device)
             self._bases.append(self._invert(gamma[0], x @ x.T / samples, scale))
             self._bases.append(self._invert(eye, A_end @ A_end.T / samples, scale))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from isthmus.flow import FlowWorkspace
 from isthmus.geodesic import Geodesic
+from isthmus.memory import RecomputeWorkspace, segment_for
 from isthmus.model import LeakyResNet
 
 Loss = Literal["mse", "cross_entropy"]
+Memory = Literal["store", "recompute"]
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,18 @@ class Problem:
         mu: weight decay μ > 0; 0.001 in the paper.
         x_test: inputs of the test part, or None.
         y_test: targets of the test part.
+        memory: what a step holds for its backward sweep. ``store``: the features of every layer. ``recompute``: those
+            of about √L layers, and checkpoints; a second forward sweep makes the rest again, for a sixth to a third
+            more time. A number: the most bytes that the buffers of the sweeps may take, used to recompute as little
+            as possible. See docs/benchmarks.md.
+
+    Attributes:
+        keep_path: whether `evaluate` keeps every state for `last_path`, at the cost of one pass over a buffer a layer.
+            It is set by asking for the path; set it beforehand where the weights move before you ask.
 
     Raises:
-        ValueError: shapes that do not fit the model or each other, μ ≤ 0, an unknown loss.
+        ValueError: shapes that do not fit the model or each other, μ ≤ 0, an unknown loss, an unknown choice of memory
+            or a budget too small for it.
     """
 
     def __init__(
@@ -59,6 +70,7 @@ class Problem:
         mu: float = 1e-3,
         x_test: Tensor | None = None,
         y_test: Tensor | None = None,
+        memory: Memory | int = "store",
     ) -> None:
         if loss not in ("mse", "cross_entropy"):
             raise ValueError(f"loss must be 'mse' or 'cross_entropy', got {loss!r}")
@@ -71,13 +83,19 @@ class Problem:
             raise ValueError("x_test and y_test belong together: give both or neither")
         if not 0 < mu < float("inf"):
             raise ValueError(f"mu (weight decay) must be positive and finite, got {mu}")
+        whole = isinstance(memory, int) and not isinstance(memory, bool)
+        if not whole and memory not in ("store", "recompute"):
+            raise ValueError(f"memory must be 'store', 'recompute' or a whole number of bytes, got {memory!r}")
         self.model, self.loss, self.mu = model, loss, float(mu)
+        self.memory = memory
+        self.keep_path = False
         self.x, self.y = self._data(x, y, "training")
         self.x_test: Tensor | None = None
         self.y_test: Tensor | None = None
         if x_test is not None and y_test is not None and x_test.shape[0] > 0:
             self.x_test, self.y_test = self._data(x_test, y_test, "test")
-        self._workspaces: dict[int, FlowWorkspace] = {}
+        self._workspaces: dict[tuple[int, bool], FlowWorkspace | RecomputeWorkspace] = {}
+        self._squares: Tensor | None = None  # of the weights at the last full evaluation: which weights its path is of
 
     def _data(self, x: Tensor, y: Tensor, part: str) -> tuple[Tensor, Tensor]:
         model, weight = self.model, self.model.weight
@@ -90,7 +108,8 @@ class Problem:
             raise ValueError(f"{part} targets must be {expected} for {self.loss}, got {tuple(y.shape)}")
         x = x.to(dtype=weight.dtype, device=weight.device)
         if self.loss == "mse":
-            return x, y.to(dtype=weight.dtype, device=weight.device)
+            # columns in memory, as the states are: to subtract rows from columns takes as long as a pass over a state
+            return x, y.to(dtype=weight.dtype, device=weight.device).T.contiguous().T
         if y.is_floating_point() or y.dtype == torch.bool:
             raise ValueError(f"{part} targets must be integer class indices for cross_entropy, got {y.dtype}")
         y = y.to(dtype=torch.int64, device=weight.device)
@@ -109,33 +128,39 @@ class Problem:
         weight = self.model.weight
         return [weight, *(p for p in self.model.parameters() if p is not weight)]
 
-    def _workspace(self, samples: int) -> FlowWorkspace:
-        model = self.model
-        if samples not in self._workspaces or self._workspaces[samples].A.dtype != model.weight.dtype:
-            if len(self._workspaces) > 3:
-                self._workspaces.clear()
-            if (model.weight.dtype, model.weight.device) != (self.x.dtype, self.x.device):
-                raise ValueError(
-                    f"the model moved to {model.weight.dtype} on {model.weight.device} after the problem was made with "
-                    f"{self.x.dtype} on {self.x.device}: make a new Problem"
-                )
-            self._workspaces[samples] = FlowWorkspace(
-                model.activation,
-                model.effective_depth,
-                model.depth,
-                model.width,
-                samples,
-                dtype=model.weight.dtype,
-                device=model.weight.device,
+    def _workspace(self, samples: int) -> FlowWorkspace | RecomputeWorkspace:
+        model, key = self.model, (samples, self.keep_path)
+        flow = self._workspaces.get(key)
+        if flow is not None and flow.end.dtype == model.weight.dtype:
+            return flow
+        if len(self._workspaces) > 3:
+            self._workspaces.clear()
+        if (model.weight.dtype, model.weight.device) != (self.x.dtype, self.x.device):
+            raise ValueError(
+                f"the model moved to {model.weight.dtype} on {model.weight.device} after the problem was made with "
+                f"{self.x.dtype} on {self.x.device}: make a new Problem"
             )
-        return self._workspaces[samples]
+        flow = self._new_workspace(samples)
+        self._workspaces[key] = flow
+        return flow
+
+    def _new_workspace(self, samples: int) -> FlowWorkspace | RecomputeWorkspace:
+        model, weight = self.model, self.model.weight
+        shape = (model.depth, model.width, samples)
+        kind: dict[str, Any] = {"dtype": weight.dtype, "device": weight.device}
+        if self.memory == "store":
+            return FlowWorkspace(model.activation, model.effective_depth, *shape, keep_path=self.keep_path, **kind)
+        budget = None if isinstance(self.memory, str) else self.memory
+        segment = segment_for(model.activation, *shape, weight.dtype, budget)
+        return RecomputeWorkspace(model.activation, model.effective_depth, *shape, segment=segment, **kind)
 
     def end(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Data cost, and its gradient with respect to ``outputs`` ``(out, samples)``."""
         samples = outputs.shape[1]
         if self.loss == "mse":
             error = outputs - y.T
-            return error.square().sum(dtype=torch.float64) / samples, error * (2 / samples)
+            cost = torch.linalg.vector_norm(error, dtype=torch.float64).square() / samples
+            return cost, error.mul_(2 / samples)
         log_p = torch.log_softmax(outputs, dim=0)
         gradient = log_p.exp()
         index = torch.arange(samples, device=outputs.device)
@@ -153,11 +178,13 @@ class Problem:
         model = self.model
         x, y = (self.x, self.y) if batch is None else (self.x[batch], self.y[batch])
         flow, rho = self._workspace(x.shape[0]), model.rho.tolist()
-        torch.mm(model.in_map, x.T, out=flow.A[0])
+        torch.mm(model.in_map, x.T, out=flow.start)
         A_end = flow.forward(model.weight, rho)
         cost, d_outputs = self.end(model.out_map @ A_end, y)
         # sums in float64: in float32 the line search could not see small decreases
-        squares = model.weight.square().sum(dim=(1, 2), dtype=torch.float64)
+        squares = self._squared_weights()
+        if batch is None:
+            self._squares = squares
         penalty = (squares * model.rho).sum()
         learned = model.ends == "learned"
         if learned:
@@ -167,14 +194,18 @@ class Problem:
             for parameter in self.parameters:
                 if parameter.grad is None:  # at first, and after somebody's zero_grad()
                     parameter.grad = torch.zeros_like(parameter)
+            if learned:  # before the backward sweep, which may reuse the buffer of A_end
+                torch.addmm(model.out_map, d_outputs, A_end.T, beta=self.mu, out=model.out_map.grad)
             torch.mm(model.out_map.T, d_outputs, out=flow.gradient(model.depth))
             G0 = flow.backward(model.weight, rho, self.mu, model.weight.grad, to_input=learned)
             if learned:
                 torch.addmm(model.in_map, G0, x, beta=self.mu, out=model.in_map.grad)
-                torch.addmm(model.out_map, d_outputs, A_end.T, beta=self.mu, out=model.out_map.grad)
         data_cost, squared = torch.stack((cost, penalty)).tolist()
         penalty_value = 0.5 * self.mu * squared
         return Evaluation(data_cost + penalty_value, data_cost, penalty_value)
+
+    def _squared_weights(self) -> Float[Tensor, "layers"]:
+        return torch.linalg.vector_norm(self.model.weight.detach(), dim=(1, 2), dtype=torch.float64).square_()
 
     @torch.no_grad()
     def residual(self) -> Float[Tensor, "layers"]:
@@ -188,9 +219,37 @@ class Problem:
         size = weight.norm(dim=(1, 2))
         return torch.where(off == 0, off, off / size)
 
-    def workspace(self) -> FlowWorkspace:
-        """The buffers of the full batch: path and features of the last full evaluation."""
-        return self._workspace(self.x.shape[0])
+    @torch.no_grad()
+    def workspace(self, path: bool = True) -> FlowWorkspace:
+        """The buffers of the full batch: features of the last full evaluation, and its path.
+
+        Args:
+            path: False where the path is not needed. Asked for the first time, it is computed once more, and later
+                evaluations keep it.
+
+        Raises:
+            RuntimeError: ``memory`` is not ``store``; or the path was not kept, and the weights have moved since.
+        """
+        samples = self.x.shape[0]
+        if self.memory != "store":
+            raise RuntimeError(
+                f"memory={self.memory!r} keeps neither path nor features of all layers: make the Problem with "
+                "memory='store' (L-BFGS's metric needs it), or train with other stages"
+            )
+        if path and not self._workspace(samples).keeps_path:
+            self.keep_path = True
+            if self._squares is not None:
+                if not torch.equal(self._squares, self._squared_weights()):
+                    raise RuntimeError(
+                        "the path of the last evaluation was not kept, and the weights have moved since: evaluate "
+                        "again (paths are kept from now on), or set problem.keep_path = True beforehand"
+                    )
+                flow = self._workspace(samples)
+                torch.mm(self.model.in_map, self.x.T, out=flow.start)
+                flow.forward(self.model.weight, self.model.rho.tolist())
+        found = self._workspace(samples)
+        assert isinstance(found, FlowWorkspace)
+        return found
 
     def output_hessian(
         self, outputs: Float[Tensor, "out samples"], tangent: Float[Tensor, "out samples"]
@@ -262,7 +321,7 @@ class Problem:
         W, rho = model.weight.detach().to(wide, copy=True), model.rho.to(wide, copy=True)
         y = self.y if self.loss == "cross_entropy" else self.y.to(wide)
         steps: Sequence[float] = rho.tolist()
-        torch.mm(model.in_map.to(wide), self.x.to(wide).T, out=flow.A[0])
+        torch.mm(model.in_map.to(wide), self.x.to(wide).T, out=flow.start)
         outputs = model.out_map.to(wide) @ flow.forward(W, steps)
         cost, d_outputs = self.end(outputs, y)
         torch.mm(model.out_map.to(wide).T, d_outputs, out=flow.gradient(model.depth))

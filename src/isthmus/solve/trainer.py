@@ -93,8 +93,11 @@ class Trainer:
         if log_every < 1:
             raise ValueError(f"log_every must be at least 1, got {log_every}")
         self.problem, self.stages, self.scheduler = problem, tuple(stages), scheduler
-        if scheduler is not None and scheduler.x is None:
-            scheduler.x = problem.x
+        if scheduler is not None:
+            adapts = problem.memory == "store" and not scheduler.frozen
+            problem.keep_path = problem.keep_path or adapts
+            if scheduler.x is None:
+                scheduler.x = problem.x
         self.batch_size, self.log_every = batch_size, log_every
         self.history: list[Record] = []
         self.step_count = 0
@@ -163,7 +166,7 @@ class Trainer:
         self.step_count += 1
         self._stage_step += 1
         if moves_mesh and self.scheduler is not None and math.isfinite(evaluation.objective):
-            path = self.problem.last_path() if batch is None else None
+            path = self.problem.last_path() if batch is None and self.problem.keep_path else None
             if self.scheduler.step(path):
                 self._optimiser.parameters_moved()
         if self._stage_step >= self.stages[self._stage].steps or self._optimiser.finished:
