@@ -1,6 +1,7 @@
 """The mechanics of anybody's trained PyTorch network: `probe` reads it, `simplify` drops what idles."""
 
 from isthmus.probe.find import Site, Skipped, find_layers
+from isthmus.probe.hamiltonian import HamiltonianEstimate
 from isthmus.probe.merge import merge_pair
 from isthmus.probe.moments import LayerMoments
 from isthmus.probe.pairs import PairMoments
@@ -15,6 +16,7 @@ from isthmus.probe.tsqr import StreamingQR
 __all__ = [
     "Candidate",
     "EffectiveDepth",
+    "HamiltonianEstimate",
     "LayerMoments",
     "PairMoments",
     "Profile",

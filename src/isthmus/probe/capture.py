@@ -108,12 +108,13 @@ class Capture:
 
     Args:
         sites: where to read.
-        reader: called with each `Event`, inside the forward pass.
+        reader: called with each `Event`, inside the forward pass; where it returns something, the module's output is
+            replaced by that.
         entered: called with a site that compares its input and output, and that input, before it runs.
     """
 
     sites: Sequence[Site]
-    reader: Callable[[Event], None]
+    reader: Callable[[Event], object]
     entered: Callable[[Site, Tensor | None], None] = lambda site, x: None
     _handles: list[RemovableHandle] = field(default_factory=list)
     _calls: dict[str, int] = field(default_factory=dict)
@@ -153,20 +154,20 @@ class Capture:
                 self.entered(site, x)
                 self._before[site.name].append(None if x is None else x.detach().clone())
 
-        def leaves(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        def leaves(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> object:
             waiting = self._before[site.name]
             before = waiting.pop() if site.pair and waiting else None
-            self._report(site, output, first_state(args, kwargs), before)
+            return self._report(site, output, first_state(args, kwargs), before)
 
         if site.where == "input" or site.pair:
             self._handles.append(site.module.register_forward_pre_hook(enters, with_kwargs=True))
         if site.where == "output":
             self._handles.append(site.module.register_forward_hook(leaves, with_kwargs=True))
 
-    def _report(self, site: Site, output: object, first_input: Tensor | None, before: Tensor | None) -> None:
+    def _report(self, site: Site, output: object, first_input: Tensor | None, before: Tensor | None) -> object:
         call = self._calls[site.name]
         self._calls[site.name] = call + 1
-        self.reader(Event(site, call, output, first_input, before))
+        return self.reader(Event(site, call, output, first_input, before))
 
 
 def first_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

@@ -17,8 +17,10 @@ from isthmus.model import LeakyResNet
 from isthmus.probe.batches import Forward, Mask, batches, device_of, padding_mask, run_model, samples_in, to_device
 from isthmus.probe.capture import Capture, undisturbed
 from isthmus.probe.find import KINDS, Site, Skipped, find_layers, pattern_matches, unwrap
+from isthmus.probe.momenta import Objective, make_objective
 from isthmus.probe.profile import NEVER_CALLED, Profile
 from isthmus.probe.reader import Reader
+from isthmus.probe.removal import Loss
 from isthmus.probe.rows import Choice, Positions, Reading
 
 
@@ -44,6 +46,9 @@ def probe(
     method: str = "qr",
     max_width: int = 8192,
     distributed: bool = False,
+    loss: Loss | None = None,
+    weight_decay: float | None = None,
+    target: Callable[[object], object] | None = None,
 ) -> Profile:
     """Read a network's layers over the data, in one pass and ``O(width²)`` memory a layer and shard.
 
@@ -75,6 +80,11 @@ def probe(
         max_width: wider layers are skipped, with the reason.
         distributed: each process reads its part of the data; all return the profile of the whole
             (`torch.distributed`, any backend that gathers objects).
+        loss: ``(output, target) -> scalar``, the mean over samples, if momenta are wanted (`Profile.hamiltonian`): one
+            backward pass a batch, to the states alone.
+        weight_decay: with a loss: the network was trained on ``loss + (weight_decay/2)·Σ‖weights‖²``; of a
+            `LeakyResNet` it is μ, of ``(μ/2)Σρ‖W‖²`` (E3).
+        target: with a loss: where a batch's labels are; by default the second of a tuple, or a dict's ``labels``, ….
 
     Raises:
         TypeError, ValueError: arguments that do not fit; nothing to read; each says how to mend it.
@@ -86,6 +96,9 @@ def probe(
     reading = Reading(channels, positions, sequence_first, output or {}, max_width)
     if shards is not None and shards < 1:
         raise ValueError(f"shards: expected at least 1, got {shards}")
+    objective = make_objective(loss, weight_decay, target)
+    if objective is not None and positions == "mean":
+        raise ValueError("positions: momenta are of single positions; with a loss expected 'samples', got 'mean'")
     if distributed and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         raise ValueError("distributed=True: expected torch.distributed.init_process_group to have been called")
 
@@ -93,14 +106,14 @@ def probe(
         inner, notes = unwrap(model)
         leaky = isinstance(inner, LeakyResNet) and forward is None
         sigma = activation if activation is not None else cast(LeakyResNet, inner).activation if leaky else ReLU()
-        reader = Reader(reading, sigma, shards, method)
+        reader = Reader(reading, sigma, shards, method, weight_decay)
         reader.notes |= dict.fromkeys(notes)
         chosen = _leaky_sites(cast(LeakyResNet, inner), layers) if leaky else find_layers(inner, layers, kinds)
         limit = _Limit(data, batch_size, max_batches)
         if leaky:
-            _read_trajectory(cast(LeakyResNet, inner), chosen[0], limit, reader)
+            _read_trajectory(cast(LeakyResNet, inner), chosen[0], limit, reader, objective)
         else:
-            _read_hooks(inner, chosen[0], limit, reader, _Run(forward, mask, mode, autocast))
+            _read_hooks(inner, chosen[0], limit, reader, _Run(forward, mask, mode, autocast, objective))
         return _profile(reader, *chosen, gamma0, limit.seen)
 
     return _gather(local) if distributed else _checked(local())
@@ -129,13 +142,15 @@ class _Run:
     mask: Mask
     mode: str
     autocast: torch.dtype | None
+    objective: Objective | None
 
 
 def _read_hooks(model: nn.Module, sites: list[Site], data: _Limit, reader: Reader, run: _Run) -> None:
     device = device_of(model)
     enabled = run.autocast is not None
     # data outside of Capture: what a generator does between batches is not the model's
-    with undisturbed(model, run.mode), Capture(sites, reader.event, reader.entered) as capture:
+    wanted = run.objective is not None
+    with undisturbed(model, run.mode, grad=wanted), Capture(sites, reader.event, reader.entered) as capture:
         for number, batch in enumerate(data):
             moved = to_device(batch, device)
             mask, note = padding_mask(moved, run.mask)
@@ -145,10 +160,13 @@ def _read_hooks(model: nn.Module, sites: list[Site], data: _Limit, reader: Reade
             reader.begin(samples_in(moved, reader.reading.sequence_first), mask)
             try:
                 with torch.autocast(device.type, run.autocast, enabled=enabled):
-                    _, dropped = run_model(model, moved, run.forward)
+                    output, dropped = run_model(model, moved, run.forward)
+                    value = run.objective.value(output, moved) if run.objective is not None else None
             except Exception as error:
                 error.add_note(f"isthmus.probe: while {type(model).__name__} ran on batch {number}")
                 raise
+            if value is not None:
+                reader.gradients(value)
             for key in dropped:
                 reader.notes[f"key {key!r} of the batches was not passed to the model"] = None
             reader.end()
@@ -169,14 +187,17 @@ def _leaky_sites(model: LeakyResNet, layers: object) -> tuple[list[Site], list[S
     return [Site(n, model, "output", "state", "trajectory") for n in chosen], skipped
 
 
-def _read_trajectory(model: LeakyResNet, sites: list[Site], data: _Limit, reader: Reader) -> None:
+def _read_trajectory(
+    model: LeakyResNet, sites: list[Site], data: _Limit, reader: Reader, objective: Objective | None
+) -> None:
     wide, device = torch.float64, model.weight.device
     W, rho = model.weight.detach().to(wide), model.rho.to(wide)
     ends = [0.0, *rho.cumsum(0).tolist()]
     L_tilde = model.effective_depth
     with undisturbed(model):
-        for batch in data:
-            x = to_device(batch[0] if isinstance(batch, tuple | list) else batch, device)
+        for given in data:
+            batch = to_device(given, device)
+            x = batch[0] if isinstance(batch, tuple | list) else batch
             if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != model.in_features:
                 got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
                 raise ValueError(
@@ -194,7 +215,30 @@ def _read_trajectory(model: LeakyResNet, sites: list[Site], data: _Limit, reader
                 reader.add(
                     site, 0, state, before, f"A_{i - 1}", "trajectory, in float64", "float64", "trajectory", extra
                 )
+            if objective is not None:
+                _trajectory_momenta(model, A, batch, sites, reader, objective)
             reader.end()
+
+
+def _trajectory_momenta(
+    model: LeakyResNet, A: Tensor, batch: object, sites: list[Site], reader: Reader, objective: Objective
+) -> None:
+    """Gradients at the states ``A_1 … A_L``: the path anew, with a zero added to each."""
+    W, rho = model.weight.detach().double(), model.rho.double()
+    deltas = torch.zeros_like(A[1:], requires_grad=True)
+    with torch.enable_grad():
+        state = A[0]
+        for layer, (V, r) in enumerate(zip(W, rho, strict=True)):
+            drift = model.activation.features(state) @ V.T
+            state = (1 - r * model.effective_depth) * state + r * drift + deltas[layer]
+        value = objective.value(state @ model.out_map.detach().double().T, batch, torch.float64)
+        (found,) = torch.autograd.grad(value, deltas)
+    for site in sites:
+        i = int(site.name.removeprefix("A_"))
+        if i:
+            before, after, gradient = (Positions(x.unsqueeze(1), None, "") for x in (A[i - 1], A[i], found[i - 1]))
+            decay = objective.weight_decay / float(rho[i - 1])
+            reader.momenta(site.name, before, after, gradient, decay, (rho[i - 1] * W[i - 1]).cpu())
 
 
 def _profile(reader: Reader, sites: list[Site], skipped: list[Skipped], gamma0: float, seen: int) -> Profile:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from isthmus.probe.find import Skipped
+from isthmus.probe.hamiltonian import HamiltonianEstimate, estimates
 from isthmus.probe.moments import LayerMoments
 from isthmus.probe.quantities import null_control
 from isthmus.probe.records import EffectiveDepth, LayerRecord, merged
@@ -155,6 +156,34 @@ class Profile(Mapping[str, list[Any]]):
             )
         return out
 
+    def hamiltonian(self, effective_depth: float | str = "implied") -> dict[str, HamiltonianEstimate]:
+        """−2H/L̃ along every stack with momenta: ``probe(…, loss=…, weight_decay=…)``; of a LeakyResNet exactly (E10).
+
+        ``L̃H = ½‖Mσ(A)ᵀ‖_F² − L̃Tr[MAᵀ]``, A before a step and ``M = −(1/μ)∂C/∂A`` after it. For other networks this
+        takes for granted, and ``stationarity`` and ``step_off_image`` show where it fails, that
+
+        - a step has the form ``A_ℓ = skip·A_{ℓ−1} + V_ℓσ(A_{ℓ−1})`` with the σ given: linear layers in a chain do, and
+          blocks with one weight matrix after σ; deeper blocks do not;
+        - the loss given plus ``(weight_decay/2)‖V_ℓ‖_F²``, biases included where σ appends a 1, was minimised, by plain
+          L2: the decoupled decay of AdamW is another objective;
+        - the steps of a stack are equally long, ``ρ = 1/steps``, so that ``μ = ρ·weight_decay``, and leak alike: H is
+          constant along p for one L̃ only.
+
+        Args:
+            effective_depth: L̃: a number; ``implied`` (`effective_depth`, 0 for a plain residual stack, where −2H/L̃ is
+                not defined and ``scaled`` is what there is); or ``normalised``, which counts growth as a leak.
+
+        Raises:
+            ValueError: no momenta were read, no L̃ is implied, or another word.
+        """
+        return estimates(self, effective_depth)
+
+    def _hamiltonian_lines(self) -> list[str]:
+        try:
+            return [f"Hamiltonian of {name}: {estimate}" for name, estimate in self.hamiltonian().items()]
+        except ValueError as error:
+            return [f"Hamiltonian: {error}"]
+
     def idle(self) -> list[str]:
         """Layers with a step, the idlest first, by ``‖ΔA‖/‖A‖``; what dropping them costs, `simplify` says."""
         steps = [
@@ -252,6 +281,8 @@ class Profile(Mapping[str, list[Any]]):
         sigmas = ", ".join(dict.fromkeys(str(r.activation) for r in self.records))
         lines.append(f"{self.samples} samples; cost of identity with {sigmas}, gamma0 = {self.gamma0:g}")
         lines += [f"effective depth of {name}: {depth}" for name, depth in self.effective_depth.items()]
+        if any(record.stack and record.momenta for record in self.records):
+            lines += self._hamiltonian_lines()
         lines += [f"note: {note}" for note in self.notes]
         if self.skipped:
             lines.append(f"not read ({len(self.skipped)}):")

@@ -1,6 +1,6 @@
 """`Reader`: what hooks call; from states to accumulators, shard by shard."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from isthmus.activations import Activation, ReLU
 from isthmus.probe.capture import Event
 from isthmus.probe.find import Site, Skipped, pattern_matches
+from isthmus.probe.momenta import MomentumMoments, perturbed
 from isthmus.probe.moments import LayerMoments
 from isthmus.probe.pairs import PairMoments
 from isthmus.probe.records import LayerRecord
@@ -17,6 +18,16 @@ from isthmus.probe.rows import Choice, Positions, Reading, Unreadable, pick, to_
 
 # Beyond this many calls of one module in a pass (a recurrent cell, say), the others are left out, with a reason.
 MOST_CALLS = 32
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """States of a step, before and after, and a zero that was added to the latter: its gradient is the state's."""
+
+    before: Positions
+    after: Positions
+    delta: Tensor
+    like: Callable[[Tensor], Positions]
 
 
 @dataclass
@@ -28,12 +39,14 @@ class Reader:
         activation: σ, for all or by pattern of names.
         shards: see `isthmus.probe.probe.probe`.
         method: of `LayerMoments`.
+        weight_decay: where gradients are asked for, of the penalty ``(weight_decay/2)‖V‖²`` on a step's weights.
     """
 
     reading: Reading
     activation: Activation | Mapping[str, Activation]
     shards: int | None
     method: str
+    weight_decay: float | None = None
     records: dict[tuple[str, int], LayerRecord] = field(default_factory=dict)
     failed: dict[tuple[str, int], Skipped] = field(default_factory=dict)
     other_outputs: dict[str, Skipped] = field(default_factory=dict)
@@ -42,6 +55,8 @@ class Reader:
     # of the batch that runs now
     batch: int | None = None
     mask: Tensor | None = None
+    # what waits for the batch's gradients
+    waiting: dict[tuple[str, int], Waiting] = field(default_factory=dict)
     # the newest linear layer's output, for chains of them
     last: tuple[Site, Tensor, str | None] | None = None
     blocks: set[str] = field(default_factory=set)
@@ -49,6 +64,7 @@ class Reader:
     def begin(self, batch: int | None, mask: Tensor | None) -> None:
         """A batch starts: its number of samples, if known, and its padding mask."""
         self.batch, self.mask, self.last = batch, mask, None
+        self.waiting = {}
 
     def end(self) -> None:
         """A batch is through."""
@@ -61,46 +77,105 @@ class Reader:
             return self.activation
         return next((a for pattern, a in self.activation.items() if pattern_matches(pattern, name)), ReLU())
 
-    def event(self, event: Event) -> None:
-        """What a hook calls."""
+    @torch.no_grad()
+    def event(self, event: Event) -> object:
+        """What a hook calls; where gradients are wanted, the output with a zero added, else None."""
         site, key = event.site, (event.site.name, event.call)
         if key in self.failed or event.call > MOST_CALLS:
-            return
+            return None
         try:
             if event.call == MOST_CALLS:
                 raise Unreadable(f"called more than {MOST_CALLS} times in a pass: later calls are not read")
-            self._read(event)
+            return self._read(event)
         except Unreadable as reason:
             self.records.pop(key, None)
             call = f"@{event.call + 1}" if event.call else ""
             self.failed[key] = Skipped(site.name + call, type(site.module).__name__, str(reason), True)
+            return None
 
-    def _read(self, event: Event) -> None:
+    def _read(self, event: Event) -> object:
         site = event.site
         choice = _matching(self.reading.output, site.name)
-        where, x, others = pick(event.output, cast(Choice | None, choice))
-        x = x.detach()
+        where, picked, others = pick(event.output, cast(Choice | None, choice))
+        x = picked.detach()
         rule = self.reading.channels
         if not isinstance(rule, str):
             rule = _matching(rule, site.name) or "auto"
-        after = to_positions(x, site.module, self.reading, str(rule), self.batch, self.mask)
+
+        def like(x: Tensor) -> Positions:
+            return to_positions(x, site.module, self.reading, str(rule), self.batch, self.mask)
+
+        after = like(x)
         before, name, stack = event.before, f"{site.name}:input", site.stack
         if site.kind == "linear":
             before, name, stack = self._chain(event, x)
         elif before is not None and before.shape != x.shape:
             self.notes[f"{site.name}: no step, its input and output differ in shape"] = None
             before = None
-        compared = (
-            None
-            if before is None
-            else to_positions(before, site.module, self.reading, str(rule), self.batch, self.mask)
-        )
+        compared = None if before is None else like(before)
         label = after.label + (f", output{where}" if where else "")
         self.add(site, event.call, after, compared, name, label, str(x.dtype).removeprefix("torch."), stack)
         for place, reason in others:
             self.other_outputs.setdefault(
                 site.name + place, Skipped(site.name + place, type(site.module).__name__, reason)
             )
+        record = self.records[site.name, event.call]
+        if self.weight_decay is None or not record.pairs or compared is None:
+            return None
+        delta = torch.zeros_like(x, requires_grad=True)
+        new = perturbed(event.output, picked, delta)
+        if new is None:
+            self.notes[f"{site.name}: no momenta, the tensor read is made of its output and no part of it"] = None
+            return None
+        if site.kind == "linear":
+            record.weight = _weight(site.module, record.activation)
+        self.waiting[site.name, event.call] = Waiting(compared, after, delta, like)
+        return new
+
+    def gradients(self, value: Tensor) -> None:
+        """Take in the momenta of a batch, given its loss."""
+        waiting = [(key, one) for key, one in self.waiting.items() if key in self.records and self.records[key].pairs]
+        deltas = [one.delta for _, one in waiting]
+        found: list[Any] = [None] * len(deltas)
+        if deltas and value.requires_grad:
+            found = list(torch.autograd.grad(value, deltas, allow_unused=True))
+        for ((name, call), one), g in zip(waiting, found, strict=True):
+            if g is not None:
+                assert self.weight_decay is not None
+                record = self.records[name, call]
+                self.momenta(name, one.before, one.after, one.like(g), self.weight_decay, record.weight, call)
+            else:
+                self._without_momenta(self.records[name, call], "no gradient of the loss reaches it")
+
+    def momenta(
+        self,
+        name: str,
+        before: Positions,
+        after: Positions,
+        gradient: Positions,
+        decay: float,
+        weight: Tensor | None,
+        call: int = 0,
+    ) -> None:
+        """Take in the gradients of a batch's loss at the states after a step."""
+        record = self.records[name, call]
+        if record.decay is None:
+            size, device = record.moments[0].width, record.moments[0].device
+            record.decay, record.weight = decay, weight
+            record.momenta = [MomentumMoments(size, record.activation, device=device) for _ in record.moments]
+        shards, samples = len(record.momenta), gradient.values.shape[0]
+        for k, momenta in enumerate(record.momenta):
+            own = len(range((k - self.samples) % shards, samples, shards))
+            A, B, g = (p.shard(k, shards, self.samples) for p in (before, after, gradient))
+            try:
+                momenta.update(A, B, g, samples, own)
+            except (TypeError, ValueError) as error:
+                self._without_momenta(record, str(error))
+                return
+
+    def _without_momenta(self, record: LayerRecord, reason: str) -> None:
+        record.momenta, record.decay = [], record.decay or self.weight_decay
+        self.notes[f"{record.site}: no momenta, {reason}"] = None
 
     def entered(self, site: Site, x: Tensor | None) -> None:
         """A block begins. Where it takes a linear layer's output as it is, that is a stream's state, and no chain's."""
@@ -161,7 +236,7 @@ class Reader:
         if after.width != record.moments[0].width:
             raise Unreadable(f"its width changes from call to call: {record.moments[0].width}, then {after.width}")
         if record.pairs and before is None:
-            record.pairs, record.before = [], None
+            record.pairs, record.before, record.momenta = [], None, []
             self.notes[f"{site.name}: no step, the state before it is not the same in every batch"] = None
         self._update(record, after, before)
 
@@ -179,6 +254,14 @@ class Reader:
                     record.pairs[k].update(before.shard(k, len(record.moments), self.samples), rows)
             except (TypeError, ValueError) as error:
                 raise Unreadable(f"its values cannot be used: {error}") from error
+
+
+def _weight(module: torch.nn.Module, activation: Activation) -> Tensor:
+    """V of a linear layer, with the bias as last column where σ appends a 1."""
+    weight, bias = cast(Tensor, module.weight).detach(), cast(Tensor | None, module.bias)
+    if activation.append_one and bias is not None:
+        weight = torch.cat((weight, bias.detach()[:, None]), 1)
+    return weight.double().cpu()
 
 
 def _matching(choices: Mapping[str, Any], name: str) -> Any:

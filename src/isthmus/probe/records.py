@@ -1,13 +1,17 @@
 """The accumulators of one layer, and the columns that come of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from torch import Tensor
+
 from isthmus.activations import ACTIVATIONS, Activation
+from isthmus.probe.momenta import MomentumMoments
 from isthmus.probe.moments import STATES, LayerMoments
 from isthmus.probe.pairs import STEP, PairMoments
+from isthmus.probe.projection import Projection
 from isthmus.probe.quantities import with_uncertainty
 
 # Below this share of the state off the features' span, what the skip carries cannot be told from rounding.
@@ -35,6 +39,9 @@ class LayerRecord:
         pairs: a `PairMoments` a shard, or none.
         before: what the pairs compare this state with.
         extra: further columns, known from elsewhere (p, ρ of a LeakyResNet).
+        momenta: a `MomentumMoments` a shard, where gradients were asked for.
+        decay: of `isthmus.probe.momenta`: ``(decay/2)‖V‖²`` is the penalty on the step's weights.
+        weight: V itself, where it is known.
     """
 
     site: str
@@ -49,6 +56,9 @@ class LayerRecord:
     pairs: list[PairMoments] = field(default_factory=list)
     before: str | None = None
     extra: dict[str, float] = field(default_factory=dict)
+    momenta: list[MomentumMoments] = field(default_factory=list)
+    decay: float | None = None
+    weight: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -65,6 +75,7 @@ class LayerRecord:
             ("width", self.moments[0].width, other.moments[0].width),
             ("activation", self.activation, other.activation),
             ("number of shards", len(self.moments), len(other.moments)),
+            ("weight decay", self.decay, other.decay if other.pairs else self.decay),
             (
                 "reading",
                 self.reading.removesuffix(", padding left out"),
@@ -74,11 +85,13 @@ class LayerRecord:
             if a != b:
                 raise ValueError(f"only profiles of the same layers merge; {self.site}: {what} {a} here, {b} there")
         paired = bool(self.pairs and other.pairs)
+        with_momenta = paired and bool(self.momenta and other.momenta)
         return replace(
             self,
             moments=[a.merge(b) for a, b in zip(self.moments, other.moments, strict=True)],
             pairs=[a.merge(b) for a, b in zip(self.pairs, other.pairs, strict=True)] if paired else [],
             before=self.before if paired else None,
+            momenta=[a.merge(b) for a, b in zip(self.momenta, other.momenta, strict=True)] if with_momenta else [],
         )
 
     @property
@@ -92,12 +105,21 @@ class LayerRecord:
         found.pop("count", None)
         if self.pairs:
             found |= _numbers(self.pairs, lambda pair: step_quantities(pair, gamma0))
+        if self.momenta:
+            found |= self.of_momenta(Step.quantities)
         out: dict[str, Any] = {}
         for name, (value, error) in found.items():
             out[name] = None if math.isnan(value) else value
             if error is not None and not name.endswith("_error") and name not in _WITHOUT_ERROR:
                 out[f"{name}_se"] = None if math.isnan(error) else error
         return out | self.extra | _kinetic(out, self.extra)
+
+    def of_momenta(self, quantities: Callable[["Step"], dict[str, float]]) -> dict[str, tuple[float, float | None]]:
+        """Quantities of the step with its momenta over all shards, with standard errors."""
+        decay = self.decay
+        assert decay is not None
+        pairs = zip(self.pairs, self.momenta, strict=True)
+        return _numbers([Step(pair, momenta, decay, self.weight) for pair, momenta in pairs], quantities)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data.
@@ -116,6 +138,8 @@ class LayerRecord:
             "method": first.method,
             "moments": [m.state_dict() for m in self.moments],
             "pairs": [m.state_dict() for m in self.pairs],
+            "momenta": [m.state_dict() for m in self.momenta],
+            "weight": None if self.weight is None else self.weight.clone(),
         }
 
     @classmethod
@@ -124,12 +148,55 @@ class LayerRecord:
         plain = dict(state)
         name, options = plain.pop("activation")
         sigma, width, method = ACTIVATIONS[name](**options), plain.pop("width"), plain.pop("method")
-        for part, kind in (("moments", LayerMoments), ("pairs", PairMoments)):
-            made = [kind(width, sigma, method=method) for _ in plain[part]]
+        for part, kind in PARTS.items():
+            made: list[Any] = [kind(width, sigma, method=method) for _ in plain[part]]
             for one, saved in zip(made, plain[part], strict=True):
                 one.load_state_dict(saved)
             plain[part] = made
         return cls(activation=sigma, **plain)
+
+
+PARTS: dict[str, type] = {"moments": LayerMoments, "pairs": PairMoments, "momenta": MomentumMoments}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step and the momenta after it, over the same rows."""
+
+    pair: PairMoments
+    momenta: MomentumMoments
+    decay: float
+    weight: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """Rows."""
+        return self.momenta.count
+
+    def merge(self, other: "Step") -> "Step":
+        """Over the rows of both."""
+        return replace(self, pair=self.pair.merge(other.pair), momenta=self.momenta.merge(other.momenta))
+
+    def quantities(self) -> dict[str, float]:
+        """Those of `MomentumMoments`, and stationarity, ``‖V − Mσ(A)ᵀ‖_F/‖V‖_F``: 0 where the objective is stationary.
+
+        Where V is not known, it is the least one that makes the step, ``(A_ℓ − skip·A_{ℓ−1})σ(A_{ℓ−1})⁺`` (E5); what of
+        the step no V makes is left out (``step_off_image``).
+        """
+        found = self.momenta.quantities(self.decay)
+        after = found.pop("momentum_after")
+        if self.weight is not None:
+            best = self.momenta.best_weights(self.decay)[:, : self.weight.shape[1]]
+            size = float(self.weight.norm())
+            off = float((self.weight.to(best) - best).norm())
+        else:
+            metric = self.pair._sums.project((STATES, STEP))
+            skip = _skip(metric)
+            squares = metric.inner(1, 1) + 2 * (1 - skip) * metric.inner(1, 0) + (1 - skip) ** 2 * metric.inner()
+            both = after - skip * found["momentum_state"]
+            size = max(squares, 0.0) ** 0.5
+            off = max(squares - 2 * both + found["momentum_features"] ** 2, 0.0) ** 0.5
+        return found | {"stationarity": off / size if size else math.inf if off else 0.0}
 
 
 def _numbers(shards: Sequence[Any], quantities: Any) -> dict[str, tuple[float, float | None]]:
@@ -148,15 +215,18 @@ def step_quantities(pair: PairMoments, gamma0: float) -> dict[str, float]:
     """
     found = pair.quantities(gamma0)
     out = {name: value for name, value in found.items() if name not in _NOT_OF_THE_STEP}
-    metric = pair._sums.project((STATES, STEP))
+    before, after = found["norm_before"], found["norm_after"]
+    return out | {
+        "skip": _skip(pair._sums.project((STATES, STEP))),
+        "growth": after / before if before else math.nan,
+    }
+
+
+def _skip(metric: Projection) -> float:
     lost = metric.coefficients[:, ~metric._kept()].flatten(1)
     off = metric.off + lost @ lost.T
     told = metric.outside(0) > LEAST_OFF_SPAN * (1e3 if metric.squared else 1)
-    before, after = found["norm_before"], found["norm_after"]
-    return out | {
-        "skip": 1 + float(off[0, 1] / off[0, 0]) if told else math.nan,
-        "growth": after / before if before else math.nan,
-    }
+    return 1 + float(off[0, 1] / off[0, 0]) if told else math.nan
 
 
 def merged(shards: Sequence[Any]) -> Any:

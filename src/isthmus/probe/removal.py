@@ -13,6 +13,18 @@ from isthmus.probe.capture import undisturbed
 Loss = Callable[[Any, Any], Tensor]
 
 
+def checked_loss(value: object) -> Tensor:
+    """The value itself.
+
+    Raises:
+        TypeError: it is no scalar tensor.
+    """
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"loss: expected a scalar tensor, the mean over the batch, got {got}")
+    return value
+
+
 @dataclass(frozen=True)
 class Candidate:
     """What dropping one block, or merging one pair, would do.
@@ -104,11 +116,7 @@ class Task:
     def on(self, model: nn.Module, batch: object) -> Tensor:
         """The loss of a batch, on the model's device already."""
         output, _ = run_model(model, batch, self.forward)
-        value = self.loss(output, self.target(batch))
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"loss: expected a scalar tensor, the mean over the batch, got {got}")
-        return value
+        return checked_loss(self.loss(output, self.target(batch)))
 
     def mean(self, model: nn.Module) -> float:
         """Mean loss over the data."""
