@@ -7,6 +7,7 @@ import pytest
 
 import isthmus.cli
 from isthmus.cli.flags import option_name
+from isthmus.cli.probe import Choices
 from isthmus.runs.config import RunConfig
 from isthmus.runs.problems import choices, keys_of
 
@@ -45,9 +46,17 @@ def test_help_does_not_load_torch(help_text):
 
 def test_the_top_help_and_the_version_do_not_load_torch_either():
     text = in_a_process("--help")
-    for command in ("train", "show", "report"):
+    for command in ("train", "show", "report", "probe"):
         assert re.search(rf"│ {command}\b", text)
     assert in_a_process("--version") == f"isthmus {isthmus.__version__}\n"
+
+
+def test_the_help_of_probe_does_not_load_torch_and_has_every_choice():
+    text = in_a_process("probe", "--help")
+    for option in Choices.__dataclass_fields__:
+        assert re.search(rf"--{option.replace('_', '-')}\b", text), option
+    for option in ("--data", "--target", "--drop", "--device", "--null", "--out", "--overwrite", "--quiet", "--debug"):
+        assert re.search(rf"{option}\b", text), option
 
 
 def test_every_field_is_an_option_with_its_meaning_and_default(help_text):

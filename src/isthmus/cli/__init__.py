@@ -1,1 +1,1 @@
-"""The command line: `isthmus train`, `isthmus show`, `isthmus report`."""
+"""The command line: `isthmus train`, `isthmus show`, `isthmus report`, `isthmus probe`."""

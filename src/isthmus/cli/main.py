@@ -8,6 +8,7 @@ import typer
 from isthmus import __version__
 from isthmus.cli.failures import DONE, FAILED, INTERRUPTED, exit_codes, say
 from isthmus.cli.flags import with_config_flags
+from isthmus.cli.probe import probe
 from isthmus.runs.config import RunConfig, apply_overrides, merge_sections
 from isthmus.runs.folder import CONFIG, RunFolder, free_folder, latest_folder
 from isthmus.runs.yamlfile import read_yaml
@@ -93,6 +94,9 @@ def report(run: Run, debug: Debug = False) -> None:
         from isthmus.report import write_report
 
         print(write_report(run))
+
+
+app.command()(probe)
 
 
 def _settle(

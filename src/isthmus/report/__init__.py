@@ -1,4 +1,4 @@
-"""Reports of a finished run: one self-contained page, printed figures, and tables for the terminal."""
+"""Reports of a finished run and of a profile: a self-contained page, printed figures, tables for the terminal."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -6,27 +6,38 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from isthmus.report.data import RunData, RunFolderError, load_run
     from isthmus.report.page import write_report
+    from isthmus.report.profile_data import ProfileData, null_controls
+    from isthmus.report.profile_page import write_profile_page
+    from isthmus.report.profile_terminal import render_profile
     from isthmus.report.terminal import layer_table, plain_text, render, summary_table
 
 _HOMES = {
+    "ProfileData": "profile_data",
     "RunData": "data",
     "RunFolderError": "data",
     "load_run": "data",
+    "write_profile_page": "profile_page",
     "write_report": "page",
     "layer_table": "terminal",
+    "null_controls": "profile_data",
     "plain_text": "terminal",
     "render": "terminal",
+    "render_profile": "profile_terminal",
     "summary_table": "terminal",
 }
 
 __all__ = [
+    "ProfileData",
     "RunData",
     "RunFolderError",
     "layer_table",
     "load_run",
+    "null_controls",
     "plain_text",
     "render",
+    "render_profile",
     "summary_table",
+    "write_profile_page",
     "write_report",
 ]
 

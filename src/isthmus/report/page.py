@@ -34,7 +34,40 @@ def write_report(folder: str | Path) -> Path:
         require(package)
     run = load_run(folder)
     figures = build_figures(run)
-    target = run.folder / "figures"
+    pictures = write_figures(run.folder, figures, KEYS)
+    return write_bytes(run.folder / "report.html", render_page(run, figures, pictures).encode("utf-8"))
+
+
+def render_page(run: RunData, figures: tuple[Figure, ...], pictures: dict[str, bytes]) -> str:
+    """The page as HTML; `pictures` are the SVG files shown in print and where scripts are off.
+
+    Raises:
+        ImportError: plotly or jinja2 is not installed.
+    """
+    return render(
+        "report.html.j2",
+        figures,
+        pictures,
+        run=run,
+        subtitle=_subtitle(run),
+        certificate=certificate(run),
+        caveat_level=certificate(run).level,
+        verdict=verdict(run),
+        status_line=status_line(run),
+        cards=cards(run),
+        columns=COLUMNS,
+        rows=rows(run),
+        environment=_pairs(run.environment),
+        seed=_seed(run),
+    )
+
+
+def write_figures(folder: Path, figures: tuple[Figure, ...], keys: tuple[str, ...]) -> dict[str, bytes]:
+    """Write ``figures/KEY.svg`` and ``.pdf`` into a folder; returns the SVG files by key.
+
+    Those of other `keys` are deleted: figures of an earlier report that there are no data for any more.
+    """
+    target = folder / "figures"
     target.mkdir(exist_ok=True)
     pictures: dict[str, bytes] = {}
     for figure in figures:
@@ -42,15 +75,15 @@ def write_report(folder: str | Path) -> Path:
             write_bytes(target / f"{figure.key}.{suffix}", content)
             if suffix == "svg":
                 pictures[figure.key] = content
-    for key in KEYS:  # a figure of an earlier report that this run no longer has data for
+    for key in keys:
         for suffix in FORMATS:
             if key not in pictures:
                 (target / f"{key}.{suffix}").unlink(missing_ok=True)
-    return write_bytes(run.folder / "report.html", render_page(run, figures, pictures).encode("utf-8"))
+    return pictures
 
 
-def render_page(run: RunData, figures: tuple[Figure, ...], pictures: dict[str, bytes]) -> str:
-    """The page as HTML; `pictures` are the SVG files shown in print and where scripts are off.
+def render(template: str, figures: tuple[Figure, ...], pictures: dict[str, bytes], **values: Any) -> str:
+    """A page with its figures, plotly's script inlined once; `values` are what else the template names.
 
     Raises:
         ImportError: plotly or jinja2 is not installed.
@@ -63,20 +96,12 @@ def render_page(run: RunData, figures: tuple[Figure, ...], pictures: dict[str, b
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(
-        run=run,
-        subtitle=_subtitle(run),
-        certificate=certificate(run),
-        verdict=verdict(run),
-        status_line=status_line(run),
-        cards=cards(run),
+    markup = jinja2.utils.markupsafe.Markup
+    return environment.get_template(template).render(
         figures=[_figure(figure, pictures.get(figure.key), jinja2) for figure in figures],
-        columns=COLUMNS,
-        rows=rows(run),
-        environment=_pairs(run.environment),
-        seed=_seed(run),
-        plots=jinja2.utils.markupsafe.Markup(_plots(figures)),
-        plotly_script=jinja2.utils.markupsafe.Markup(require("plotly.offline").get_plotlyjs()),
+        plots=markup(_plots(figures)),
+        plotly_script=markup(require("plotly.offline").get_plotlyjs()),
+        **values,
     )
 
 

@@ -106,6 +106,9 @@ def _panel(page: Any, ax: Any, panel: Panel) -> None:
         kept = [tick for tick in ticks if low <= tick <= high]
         ax.set_yticks(kept, [show(tick, 3) for tick in kept])
         ax.set_yticks([], minor=True)
+    if panel.names:
+        places, names = zip(*panel.names, strict=True)
+        ax.set_xticks(places, [tex(name) for name in names], rotation=40, ha="right", fontsize=8)
     if panel.square:
         ax.set_aspect("equal", adjustable="datalim")
         ax.grid(True, axis="both")
@@ -125,6 +128,10 @@ def _series(ax: Any, series: Series, log: bool) -> None:
     y = [nan if value is None else value for value in ordinates]
     label = tex(series.label) if series.label else "_"
     points = series.size**2 * 0.45
+    if series.error:
+        bars = [nan if (v := number(value)) is None else v for value in series.error]
+        colour = series.colour if isinstance(series.colour, str) else GREY
+        ax.errorbar(x, y, yerr=bars, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2)
     if isinstance(series.colour, str) and series.dash != "none":
         style: dict[str, Any] = {
             "color": series.colour,

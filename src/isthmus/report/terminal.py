@@ -30,6 +30,7 @@ _PLAIN = {
     "≥": ">=",
     "×": "x",
     "²": "^2",
+    "±": "+/-",
     "…": "...",
 }
 
@@ -108,7 +109,7 @@ def render(run: RunData, console: "Console") -> None:
     if not console.is_terminal:
         text = plain_text(run)
         if not (console.encoding or "").lower().startswith("utf"):
-            text = _ascii(text)
+            text = ascii_only(text)
         console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
         return
     from rich.padding import Padding
@@ -132,9 +133,9 @@ def plain_text(run: RunData, width: int = WIDTH) -> str:
     """The same without colours or frames: columns of text, one line per layer."""
     heads, body = _cells(run, width, gap=2)
     summary = _summary(run)
-    label, value = (max(_length(row[i]) for row in summary) for i in (0, 1))
+    label, value = (max(length(row[i]) for row in summary) for i in (0, 1))
     proof, finding = certificate(run), verdict(run)
-    lines = [f"{run.name}: layers", *_aligned(heads, body), "", f"{run.name}: summary"]
+    lines = [f"{run.name}: layers", *aligned(heads, body), "", f"{run.name}: summary"]
     lines += [f"{_pad(a, label, left=True)}  {_pad(b, value)}  {c}".rstrip() for a, b, c in summary]
     lines += ["", status_line(run), *run.notes, f"Certificate: {_certificate_line(proof)}"]
     lines += [f"Verdict: {finding.headline}", *(f"  {line}" for line in _doubt_lines(finding))]
@@ -164,7 +165,7 @@ def _cells(run: RunData, width: int, gap: int) -> tuple[list[str], list[list[str
     """Heads and rows of the columns that fit into `width`."""
     content = {column: [_cell(v, column.digits) for v in run.column(column.key)] for column in _COLUMNS}
     chosen = [c for c in _COLUMNS if c.spare == 0 or any(cell not in (MISSING, "") for cell in content[c])]
-    needed = {c: max(_length(c.head), *(map(_length, content[c]))) for c in chosen}
+    needed = {c: max(length(c.head), *(map(length, content[c]))) for c in chosen}
     while sum(needed[c] + gap for c in chosen) > width and max(c.spare for c in chosen) > 0:
         chosen.remove(max(chosen, key=lambda c: c.spare))
     return [c.head for c in chosen], [[content[c][i] for c in chosen] for i in range(run.layers.height)]
@@ -177,15 +178,15 @@ def _cell(value: Any, digits: int) -> str:
     return show(value, digits)
 
 
-def _aligned(heads: list[str], body: list[list[str]]) -> list[str]:
+def aligned(heads: list[str], body: list[list[str]]) -> list[str]:
     """Rows with their columns flush right."""
-    widths = [max(_length(row[i]) for row in (heads, *body)) for i in range(len(heads))]
+    widths = [max(length(row[i]) for row in (heads, *body)) for i in range(len(heads))]
     return [
         "  ".join(_pad(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (heads, *body)
     ]
 
 
-def _length(text: str) -> int:
+def length(text: str) -> int:
     """Places that a text takes on a screen (a combining tilde takes none)."""
     from rich.cells import cell_len
 
@@ -194,11 +195,11 @@ def _length(text: str) -> int:
 
 def _pad(text: str, width: int, left: bool = False) -> str:
     """Text padded to `width` places."""
-    space = " " * (width - _length(text))
+    space = " " * (width - length(text))
     return text + space if left else space + text
 
 
-def _ascii(text: str) -> str:
+def ascii_only(text: str) -> str:
     """Symbols spelled in ASCII, for outputs with no other signs."""
     for sign, spelled in _PLAIN.items():
         text = text.replace(sign, spelled)

@@ -28,6 +28,10 @@ def specification(panel: Panel) -> dict[str, Any]:
         "shapes": shapes,
         "annotations": annotations,
     }
+    if panel.names:
+        places, names = zip(*panel.names, strict=True)
+        layout["xaxis"] |= {"tickvals": list(places), "ticktext": [web(name) for name in names], "tickangle": -40}
+        layout["xaxis"]["tickfont"] = {"size": 12}
     if panel.square:
         layout["yaxis"] |= {"scaleanchor": "x", "scaleratio": 1}
         layout["height"] = 520
@@ -127,6 +131,14 @@ def _trace(series: Series, log: bool) -> dict[str, Any]:
     if series.hover:
         trace["text"] = list(series.hover)
     colour = series.colour if isinstance(series.colour, str) else list(series.colour)
+    if series.error:
+        trace["error_y"] = {
+            "type": "data",
+            "array": rounded(series.error),
+            "color": colour if isinstance(colour, str) else GREY,
+            "thickness": 1.2,
+            "width": 3,
+        }
     if lines:
         trace["line"] = {"color": colour, "width": series.width, "dash": series.dash}
         if series.step:

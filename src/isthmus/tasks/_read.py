@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from isthmus.tasks._checks import hint, require
 from isthmus.tasks.base import Notes
@@ -39,9 +39,29 @@ def read_npz(path: Path, target: TargetOption) -> Content:
     Raises:
         ValueError: on a broken file, missing, doubled or pickled arrays.
     """
+    with open_archive(path) as archive:
+        return _read_arrays(path, archive, target)
+
+
+@contextlib.contextmanager
+def open_archive(path: Path) -> Iterator[Any]:
+    """An `.npz` file, open; nothing pickled is read from it.
+
+    Raises:
+        ValueError: on a broken file, or one that is no archive of arrays.
+    """
+    import numpy
+
     try:
         with path.open("rb") as file:
-            return _read_arrays(path, file, target)
+            try:
+                archive = numpy.load(file, allow_pickle=False)
+            except ValueError as error:  # what NumPy says of anything that is neither an archive nor an array
+                raise _broken(path, "it is no archive of arrays") from error
+            if not hasattr(archive, "files"):
+                raise _broken(path, "it holds a single bare array")
+            with archive:
+                yield archive
     except (OSError, EOFError, zipfile.BadZipFile) as error:
         raise _broken(path, _first_line(error)) from error
 
@@ -54,30 +74,21 @@ def _broken(path: Path, why: str) -> ValueError:
     return ValueError(f"{path.name} is not a readable .npz file ({why}): write one with numpy.savez(path, x=x, y=y)")
 
 
-def _read_arrays(path: Path, file: BinaryIO, target: TargetOption) -> Content:
-    import numpy
-
-    try:
-        archive = numpy.load(file, allow_pickle=False)
-    except ValueError as error:  # what NumPy says of anything that is neither an archive nor an array
-        raise _broken(path, "it is no archive of arrays") from error
-    if not hasattr(archive, "files"):
-        raise _broken(path, "it holds a single bare array")
-    with archive:
-        names = list(archive.files)
-        x_name, y_name = _pick(path, names, "x"), _pick_target(path, names, target)
-        test_names = [_find(path, names, [f"{letter}_test", f"{letter.upper()}_test"]) for letter in "xy"]
-        if (test_names[0] is None) != (test_names[1] is None):
-            there, missing = ("x_test", "y_test") if test_names[0] else ("y_test", "x_test")
-            raise ValueError(
-                f"{path.name} holds {there} but not {missing}: give both, or neither to have a test part split off"
-            )
-        if y_name in (x_name, *test_names):
-            raise ValueError(
-                f"target={y_name!r} names an array of {path.name} that is taken already, "
-                f"{'for the inputs' if y_name == x_name else 'for the test part'}: name another, or None for 'y'"
-            )
-        arrays = [None if name is None else _array(path, archive, name) for name in (x_name, y_name, *test_names)]
+def _read_arrays(path: Path, archive: Any, target: TargetOption) -> Content:
+    names = list(archive.files)
+    x_name, y_name = pick_array(path, names, "x"), _pick_target(path, names, target)
+    test_names = [_find(path, names, [f"{letter}_test", f"{letter.upper()}_test"]) for letter in "xy"]
+    if (test_names[0] is None) != (test_names[1] is None):
+        there, missing = ("x_test", "y_test") if test_names[0] else ("y_test", "x_test")
+        raise ValueError(
+            f"{path.name} holds {there} but not {missing}: give both, or neither to have a test part split off"
+        )
+    if y_name in (x_name, *test_names):
+        raise ValueError(
+            f"target={y_name!r} names an array of {path.name} that is taken already, "
+            f"{'for the inputs' if y_name == x_name else 'for the test part'}: name another, or None for 'y'"
+        )
+    arrays = [None if name is None else array_of(path, archive, name) for name in (x_name, y_name, *test_names)]
     used = [name for name in (x_name, y_name, *test_names) if name is not None]
     unused = [name for name in names if name not in used]
     x, y, x_test, y_test = arrays
@@ -91,7 +102,7 @@ def _find(path: Path, names: list[str], spellings: list[str]) -> str | None:
     return found[0] if found else None
 
 
-def _pick(path: Path, names: list[str], letter: str) -> str:
+def pick_array(path: Path, names: list[str], letter: str) -> str:
     spellings = [letter, letter.upper(), f"{letter}_train", f"{letter.upper()}_train"]
     found = _find(path, names, spellings)
     if found is None:
@@ -104,7 +115,7 @@ def _pick(path: Path, names: list[str], letter: str) -> str:
 
 def _pick_target(path: Path, names: list[str], target: TargetOption) -> str:
     if target is None:
-        return _pick(path, names, "y")
+        return pick_array(path, names, "y")
     if not isinstance(target, str):
         raise ValueError(
             f"target={target!r}: in an .npz file the target is a whole array; give its name, or None for 'y'"
@@ -116,7 +127,7 @@ def _pick_target(path: Path, names: list[str], target: TargetOption) -> str:
     return target
 
 
-def _array(path: Path, archive: Any, name: str) -> Any:
+def array_of(path: Path, archive: Any, name: str) -> Any:
     try:
         values = archive[name]
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
@@ -132,8 +143,10 @@ def _array(path: Path, archive: Any, name: str) -> Any:
     return values
 
 
-def read_table(path: Path, target: TargetOption, drop: Sequence[str]) -> Content:
+def read_table(path: Path, target: TargetOption, drop: Sequence[str], labels: bool = True) -> Content:
     """Read a `.csv` (comma, semicolon, tab or bar; with a header) or a `.parquet` file.
+
+    With ``labels=False`` the target's columns are left out (`y` is None), and there need not be any.
 
     Raises:
         ImportError: without polars.
@@ -152,7 +165,7 @@ def read_table(path: Path, target: TargetOption, drop: Sequence[str]) -> Content
     for name in drop:
         if name not in names:
             raise ValueError(f"drop names {name!r}, which is no column of {path.name}{_columns(name, names)}")
-    targets = _targets(path, names, target)
+    targets = _targets(path, names, target, labels)
     by_name = target is None or all(_is_meant_as_name(one, names) for one in _listed(target))
     if path.suffix.lower() == ".csv" and not by_name and _looks_headerless(names):
         raise _no_header(path, names)
@@ -173,10 +186,11 @@ def read_table(path: Path, target: TargetOption, drop: Sequence[str]) -> Content
     counters = [name for name in inputs if _counts_rows(frame[name])]
     if counters:
         notes["columns_that_count_rows"] = counters
-    frame = frame.select([_plain(frame[name], polars) for name in [*inputs, *targets]])
+    kept = [*inputs, *targets] if labels else inputs
+    frame = frame.select([_plain(frame[name], polars) for name in kept])
     _refuse_missing(path, frame)
     x = _numbers(path, frame.select(inputs))
-    y = _target_values(path, frame.select(targets))
+    y = _target_values(path, frame.select(targets)) if labels else None
     return Content(x, y, columns=inputs, targets=targets, notes=notes)
 
 
@@ -225,7 +239,7 @@ def _columns(name: str, names: list[str]) -> str:
     return f"{hint(name, names) or ';'} its columns are {', '.join(map(repr, names[:20]))}{more}"
 
 
-def _targets(path: Path, names: list[str], target: TargetOption) -> list[str]:
+def _targets(path: Path, names: list[str], target: TargetOption, needed: bool = True) -> list[str]:
     if target is not None:
         wanted = _listed(target)
         if not wanted:
@@ -243,6 +257,8 @@ def _targets(path: Path, names: list[str], target: TargetOption) -> list[str]:
         return found
     if _looks_headerless(names):
         raise _no_header(path, names)
+    if not needed:
+        return []
     raise ValueError(
         f"{path.name} has no column called {', '.join(map(repr, TARGET_NAMES))}: pass target=NAME (or "
         f"several){_columns('target', names)}"

@@ -64,7 +64,7 @@ def from_file(
         ImportError: without polars, for `.csv` and `.parquet`.
     """
     _check_options(task_type, test_fraction, seed, normalise, constant)
-    path = _check_path(Path(path))
+    path = check_path(Path(path))
     drop = [drop] if isinstance(drop, str) else list(drop)
     if path.suffix.lower() == ".npz":
         if drop:
@@ -95,7 +95,13 @@ def _check_options(task_type: str, test_fraction: float | int, seed: int, normal
     check_seed(seed)
 
 
-def _check_path(path: Path) -> Path:
+def check_path(path: Path) -> Path:
+    """The path of a file that can be read.
+
+    Raises:
+        FileNotFoundError: where there is no such file, with the nearest name in its folder.
+        ValueError: a folder, or another extension.
+    """
     valid = ", ".join(EXTENSIONS)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give a file ({valid})")

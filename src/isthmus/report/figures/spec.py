@@ -24,6 +24,7 @@ class Series:
         marker: "", "circle" or "open".
         step: draw as a staircase, each y held to the next x.
         hover: text per point for the page; empty for plain coordinates.
+        error: standard error of each y, drawn as bars; None where there is none; empty for no bars.
     """
 
     x: Sequence[Value]
@@ -37,6 +38,7 @@ class Series:
     opacity: float | int = 1.0
     step: bool = False
     hover: Sequence[str] = ()
+    error: Sequence[Value] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Panel:
         ticks: places on the x axis marked by short strokes (layer positions).
         view: limits of y that hide part of the data; say so in the figure's notes.
         square: same scale on both axes.
+        names: what the ticks at given places of the x axis are called, in place of numbers; a user's text `quoted`.
         empty: what to print where no series has a point to show.
     """
 
@@ -80,6 +83,7 @@ class Panel:
     ticks: tuple[float, ...] = ()
     view: tuple[float, float] | None = None
     square: bool = False
+    names: tuple[tuple[float | int, str], ...] = ()
     scale: ColourScale | None = None
     empty: str = "nothing to draw: the run has no such numbers"
 

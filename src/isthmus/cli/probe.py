@@ -1,0 +1,388 @@
+"""The command `isthmus probe`: the mechanics of anybody's trained network, as a table, a page and files."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from isthmus.cli.failures import DONE, FAILED, exit_codes, say
+
+if TYPE_CHECKING:
+    import torch
+
+    from isthmus.activations import Activation
+    from isthmus.cli.loading import Data, Network
+    from isthmus.probe import Profile
+    from isthmus.report import ProfileData
+
+TABLES = ("profile.parquet", "profile.csv", "profile.pt")
+
+
+class _Positions(StrEnum):
+    samples = "samples"
+    mean = "mean"
+
+
+class _Method(StrEnum):
+    qr = "qr"
+    gram = "gram"
+
+
+class _Null(StrEnum):
+    shuffled = "shuffled"
+    gaussian = "gaussian"
+    none = "none"
+
+
+class _Autocast(StrEnum):
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def _panel(name: str) -> Callable[..., Any]:
+    def option(*declarations: str, **settings: Any) -> Any:
+        return typer.Option(*declarations, rich_help_panel=name, **settings)
+
+    return option
+
+
+_data, _read, _measure, _write = map(_panel, ("Data", "What is read", "What is measured", "Output"))
+
+
+def probe(
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:FACTORY|RUN",
+            help="PACKAGE.MODULE:FACTORY, a function without arguments that returns the trained torch.nn.Module, or "
+            "the module itself; the current directory is importable. Or the folder of a run of isthmus train.",
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        _data(
+            "--data",
+            metavar="FILE|MODULE:FACTORY",
+            help="Inputs: a .npz (its array x), .csv or .parquet file (labels are left out), or a function that "
+            "returns a DataLoader, a tensor or batches. A run has its own.",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        _data("--target", metavar="NAME,...", help="Label columns of a table, left out (default: target, label or y)."),
+    ] = None,
+    drop: Annotated[
+        str | None, _data("--drop", metavar="NAME,...", help="Further columns of a table to leave out.")
+    ] = None,
+    batch_size: Annotated[int, _data("--batch-size", min=1, help="Rows of a batch, where a tensor is cut.")] = 256,
+    max_batches: Annotated[
+        int | None, _data("--max-batches", min=1, help="Read no more than these (default: all).", show_default=False)
+    ] = None,
+    device: Annotated[
+        str | None,
+        _data("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps, ... (default: where the network lies)."),
+    ] = None,
+    autocast: Annotated[
+        _Autocast | None, _data("--autocast", help="Run the network in mixed precision (default: in its own).")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        _read(
+            "--layers",
+            metavar="PATTERN,...",
+            help="Names or patterns: * within one part of a dotted name, ** across dots, NAME:input for what goes in "
+            "(default: streams, blocks, linear and convolutional layers are found).",
+        ),
+    ] = None,
+    kinds: Annotated[
+        str | None,
+        _read(
+            "--kinds", metavar="KIND,...", help="What is looked for: stream, block, linear, conv (default: all four)."
+        ),
+    ] = None,
+    positions: Annotated[
+        _Positions, _read("--positions", help="Every token or pixel is a row, or the mean over a sample's.")
+    ] = _Positions.samples,
+    channels: Annotated[
+        str,
+        _read("--channels", metavar="RULE", help="Where the width lies: auto, first, last, or PATTERN=RULE,..."),
+    ] = "auto",
+    sequence_first: Annotated[
+        bool, _read("--sequence-first", help="Tokens come as (tokens, samples, width): batch_first=False.")
+    ] = False,
+    max_width: Annotated[int, _read("--max-width", min=1, help="Wider layers are skipped, with the reason.")] = 8192,
+    activation: Annotated[
+        str | None,
+        _measure(
+            "--activation",
+            metavar="NAME",
+            help="The next layer's nonlinearity: relu, smooth_relu, identity, or PATTERN=NAME,... "
+            "(default: relu; of a run its own).",
+        ),
+    ] = None,
+    append_one: Annotated[
+        bool, _measure("--append-one/--no-append-one", help="Whether the features carry a constant 1 (a bias).")
+    ] = True,
+    gamma0: Annotated[float, _measure("--gamma0", help="Of the stable norms (E7), above 0.")] = 1e-3,
+    method: Annotated[
+        _Method, _measure("--method", help="qr: all digits. gram: 4 to 8 times faster, half the digits.")
+    ] = _Method.qr,
+    shards: Annotated[
+        int | None,
+        _measure(
+            "--shards",
+            min=1,
+            help="Parts of the samples for standard errors (default: 8 up to width 256, 4 to 1024, else 1).",
+            show_default=False,
+        ),
+    ] = None,
+    null: Annotated[
+        _Null, _measure("--null", help="Control: neurons made independent, Gaussian data of the same covariance, none.")
+    ] = _Null.shuffled,
+    out: Annotated[
+        Path | None, _write("--out", metavar="DIR", help="Folder for the page, figures and tables (default: none).")
+    ] = None,
+    overwrite: Annotated[bool, _write("--overwrite", help="Replace the profile in the folder.")] = False,
+    quiet: Annotated[bool, _write("--quiet", help="Print nothing but the folder, warnings and errors.")] = False,
+    debug: Annotated[bool, _write("--debug", help="Show the traceback of errors (also by ISTHMUS_DEBUG=1).")] = False,
+) -> None:
+    """Read the mechanics of a trained PyTorch network: dimension, spectra, idle layers.
+
+    --out DIR writes profile.html, its figures, profile.parquet and .csv, and profile.pt, which can be merged with
+    those of other parts of the data (isthmus.probe.Profile.load).
+    """
+    with exit_codes(debug):
+        choices = Choices(
+            layers=_listed(layers),
+            kinds=_listed(kinds),
+            positions=positions.value,
+            channels=_by_pattern("--channels", channels, ("auto", "first", "last")),
+            sequence_first=sequence_first,
+            max_width=max_width,
+            activation=_by_pattern("--activation", activation, ("relu", "smooth_relu", "identity")),
+            append_one=append_one,
+            gamma0=gamma0,
+            method=method.value,
+            shards=shards,
+            batch_size=batch_size,
+            max_batches=max_batches,
+            autocast=None if autocast is None else autocast.value,
+        )
+        if out is not None:
+            _check_folder(out, overwrite)
+        raise typer.Exit(_run(network, data, (target, _listed(drop)), device, choices, null.value, out, quiet))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The options that `isthmus.probe.probe` takes, as they were given."""
+
+    layers: list[str] | None
+    kinds: list[str] | None
+    positions: str
+    channels: str | dict[str, str] | None
+    sequence_first: bool
+    max_width: int
+    activation: str | dict[str, str] | None
+    append_one: bool
+    gamma0: float
+    method: str
+    shards: int | None
+    batch_size: int
+    max_batches: int | None
+    autocast: str | None
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments for `isthmus.probe.probe`; what is to keep its default is left out."""
+        import torch
+
+        named = self.activation
+        sigma = (
+            {p: self._sigma(n) for p, n in named.items()} if isinstance(named, dict) else named and self._sigma(named)
+        )
+        found = {
+            "layers": self.layers,
+            "positions": self.positions,
+            "channels": self.channels,
+            "sequence_first": self.sequence_first,
+            "max_width": self.max_width,
+            "activation": sigma or (None if self.append_one else self._sigma("relu")),
+            "gamma0": self.gamma0,
+            "method": self.method,
+            "shards": self.shards,
+            "max_batches": self.max_batches,
+            "autocast": None if self.autocast is None else getattr(torch, self.autocast),
+        }
+        return found | ({} if self.kinds is None else {"kinds": self.kinds})
+
+    def _sigma(self, name: str) -> "Activation":
+        from isthmus.activations import ACTIVATIONS
+
+        return ACTIVATIONS[name](append_one=self.append_one)
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _by_pattern(option: str, text: str | None, words: tuple[str, ...]) -> str | dict[str, str] | None:
+    """One word, or ``PATTERN=word`` parts, each of the words allowed."""
+    parts = _listed(text) or []
+    split = [part.rpartition("=") for part in parts]
+    wrong = [word for _, _, word in split if word not in words]
+    if text is not None and (wrong or not parts or (len(parts) > 1 and not all(eq for _, eq, _ in split))):
+        raise ValueError(f"{option}: expected one of {', '.join(words)}, or PATTERN=WORD,..., got {text!r}")
+    if not parts:
+        return None
+    return {pattern: word for pattern, _, word in split} if split[0][1] else parts[0]
+
+
+def _check_folder(out: Path, overwrite: bool) -> None:
+    """Refuse a file, and a folder that holds a profile already."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file, expected a folder for the profile; choose another with --out")
+    held = [name for name in (*TABLES, "profile.html") if (out / name).exists()]
+    if held and not overwrite:
+        raise ValueError(
+            f"{out} already holds {held[0]}; replace it with --overwrite, or choose another folder by --out"
+        )
+
+
+def _run(
+    given: str,
+    data_given: str | None,
+    columns: tuple[str | None, list[str] | None],
+    device: str | None,
+    choices: Choices,
+    null: Any,
+    out: Path | None,
+    quiet: bool,
+) -> int:
+    """Load, read, show, write; the exit code."""
+    from isthmus.cli.loading import load_data, load_network
+    from isthmus.report.profile_data import ProfileData, null_controls
+
+    network = load_network(given)
+    data = load_data(data_given, network, columns[0], columns[1] or ())
+    if device is not None:
+        network.model.to(_device(device))
+    with _explained(network, data):
+        profile = _profile(network, data, choices, quiet)
+        nulls = null_controls(profile, null)
+    whole = choices.max_batches is None
+    shown = ProfileData(profile, network.name, data.name, nulls, null if nulls else "none", data.notes, whole)
+    if not quiet:
+        _show(shown)
+    return DONE if out is None else _save(shown, out, quiet)
+
+
+def _profile(network: "Network", data: "Data", choices: Choices, quiet: bool) -> "Profile":
+    """Read the network, with a count of batches on a terminal."""
+    from isthmus.probe import probe as read
+
+    with nullcontext() if quiet else _counter() as count:
+        return read(network.model, _counted(data.batches(choices.batch_size), count), **choices.options())
+
+
+def _counted(batches: Iterator[object], count: Callable[[int], None] | None) -> Iterator[object]:
+    for number, batch in enumerate(batches, start=1):
+        yield batch
+        if count is not None:
+            count(number)
+
+
+@contextmanager
+def _counter() -> Iterator[Callable[[int], None] | None]:
+    """Something to tell the number of batches read: a line that moves on a terminal, nothing elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with console.status("reading") as status:
+        yield lambda number: status.update(f"reading: batch {number}")
+
+
+def _device(name: str) -> "torch.device":
+    """A device that is there."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"--device: {name!r} cannot be used here ({reason}); try cpu") from error
+    return device
+
+
+@contextmanager
+def _explained(network: "Network", data: "Data") -> Iterator[None]:
+    """Say whose fault it was that the network could not be read, and what to do."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        from isthmus.runs.execution import RunError
+
+        raise RunError(
+            f"out of memory: {(str(error).splitlines() or [''])[0]} Give a smaller --batch-size, fewer --shards, "
+            "a --max-width, or --device cpu"
+        ) from error
+    except Exception as error:
+        ran = [note for note in getattr(error, "__notes__", ()) if note.startswith("isthmus.probe: while ")]
+        if ran:
+            what = ran[0].removeprefix("isthmus.probe: ")
+            raise ValueError(
+                f"{network.name} and {data.name} do not fit, or the network fails: {type(error).__name__} {what}: "
+                f"{error}. Check the shape, type and order of what --data gives against the network's forward"
+            ) from error
+        if isinstance(error, TypeError):  # of the arguments, see `isthmus.probe.probe`
+            raise ValueError(str(error)) from error
+        raise
+
+
+def _show(shown: "ProfileData") -> None:
+    from rich.console import Console
+
+    from isthmus.report.profile_terminal import render_profile
+
+    render_profile(shown, Console())
+
+
+def _save(shown: "ProfileData", out: Path, quiet: bool) -> int:
+    """Write the tables and, where its packages are there, the page."""
+    from isthmus.report.profile_page import write_profile_page
+
+    out.mkdir(parents=True, exist_ok=True)
+    frame = shown.frame()
+    _written(out / "profile.parquet", frame.write_parquet)
+    _written(out / "profile.csv", frame.write_csv)
+    shown.profile.save(out / "profile.pt")
+    page, code = None, DONE
+    try:
+        page = write_profile_page(shown, out)
+    except ImportError as error:
+        say(f"warning: no page was written: {error}; the tables are in {out}")
+    except OSError as error:
+        say(f"error: no page was written: {error}; free space or mend permissions, then give the command again")
+        code = FAILED
+    print(out if quiet else f"\nprofile: {out}" + (f"\npage:    {page}" if page else ""))
+    return code
+
+
+def _written(file: Path, write: Callable[[Any], object]) -> None:
+    """By way of memory, and whole or not at all: what polars raises on a full disk is no OSError."""
+    from io import BytesIO
+
+    from isthmus.report._files import write_bytes
+
+    buffer = BytesIO()
+    write(buffer)
+    write_bytes(file, buffer.getvalue())

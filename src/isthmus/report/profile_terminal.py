@@ -1,0 +1,123 @@
+"""A profile in the terminal: a table that fits the screen, what was not read and why, the reading with its doubts."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from isthmus.report._numbers import MISSING, show
+from isthmus.report.figures.profile import shortened
+from isthmus.report.profile_data import Layer, ProfileData
+from isthmus.report.profile_words import account, measured
+from isthmus.report.terminal import aligned, ascii_only, length
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+WIDTH = 120
+LEAST_NAME = 14
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column; the higher `spare`, the sooner it goes where room is short; 0 stays."""
+
+    key: str
+    head: str
+    digits: int
+    spare: int
+    error: bool = False
+
+
+_COLUMNS = (
+    _Column("rows", "rows", 6, 5),
+    _Column("width", "width", 6, 0),
+    _Column("coi_stable", "stable COI", 4, 0, error=True),
+    _Column("null:coi_stable", "null", 4, 1),
+    _Column("participation_ratio_centred", "part. ratio", 3, 2),
+    _Column("rank_1e-2_centred", "rank 1e-2", 4, 6),
+    _Column("step_change", "step", 3, 0),
+    _Column("block_influence", "influence", 3, 4),
+    _Column("coi", "COI", 4, 7),
+    _Column("stable_rank", "stable rank", 3, 8),
+)
+
+
+def profile_rows(data: ProfileData, width: int, gap: int) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the columns that fit; names are cut at their front before a column that must stay goes."""
+    content = {c: [_cell(layer, c) for layer in data.layers] for c in _COLUMNS}
+    chosen = [c for c in _COLUMNS if any(cell != MISSING for cell in content[c])]
+    needed = {c: max(length(c.head), *map(length, content[c])) for c in chosen}
+    longest = max(length("layer"), *(length(layer.name) for layer in data.layers))
+
+    def room() -> int:
+        return width - sum(needed[c] + gap for c in chosen)
+
+    while room() < min(longest, 2 * LEAST_NAME) and any(c.spare for c in chosen):
+        chosen.remove(max(chosen, key=lambda c: c.spare))
+    names = [shortened(layer.name, max(min(longest, room()), LEAST_NAME)) for layer in data.layers]
+    heads = ["layer", *(c.head for c in chosen)]
+    return heads, [[name, *(content[c][i] for c in chosen)] for i, name in enumerate(names)]
+
+
+def _cell(layer: Layer, column: _Column) -> str:
+    if column.key.startswith("null:"):
+        null = layer.null.get(column.key.removeprefix("null:"))
+        return MISSING if null is None else show(null[0], column.digits)
+    return measured(layer, column.key) if column.error else show(layer.value(column.key), column.digits)
+
+
+def profile_table(data: ProfileData, width: int = WIDTH) -> "Table":
+    """The layers as a rich table of at most `width` places."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    heads, body = profile_rows(data, width - 2, gap=3)
+    table = Table(box=box.SIMPLE_HEAD, title=Text(data.name), title_justify="left", pad_edge=False, padding=(0, 1))
+    for place, head in enumerate(heads):
+        table.add_column(Text(head), justify="right" if place else "left", no_wrap=True)
+    for layer, cells in zip(data.layers, body, strict=True):
+        table.add_row(*map(Text, cells), style="" if layer.main else "dim")
+    return table
+
+
+def render_profile(data: ProfileData, console: "Console") -> None:
+    """Print table, notes, what was not read, and the reading with its doubts; for a terminal or a pipe."""
+    if not console.is_terminal:
+        text = profile_text(data)
+        if not (console.encoding or "").lower().startswith("utf"):
+            text = ascii_only(text)
+        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        return
+    from rich.text import Text
+
+    console.print(profile_table(data, min(WIDTH, console.width)))
+    for line, style in _lines(data):
+        console.print(Text(line, style=style))
+
+
+def profile_text(data: ProfileData, width: int = WIDTH) -> str:
+    """The same without colours or frames."""
+    heads, body = profile_rows(data, width, gap=2)
+    names = max(length(row[0]) for row in (heads, *body))
+    padded = [[row[0] + " " * (names - length(row[0])), *row[1:]] for row in (heads, *body)]
+    return "\n".join([data.name, *aligned(padded[0], padded[1:]), "", *(line for line, _ in _lines(data))])
+
+
+def _lines(data: ProfileData) -> list[tuple[str, str]]:
+    """What stands below the table, with a style each."""
+    profile, said = data.profile, account(data)
+    sigmas = ", ".join(dict.fromkeys(str(layer.row["activation"]) for layer in data.layers))
+    lines = [(f"{profile.samples} samples; cost of identity with {sigmas}, gamma0 = {profile.gamma0:g}", "")]
+    if data.nulls:
+        lines.append((f"null: the stable COI of the {data.null_kind} null control", ""))
+    lines += [(f"note: {note}", "dim") for note in (*data.notes, *profile.notes)]
+    if data.skipped:
+        lines.append((f"Not read ({len(profile.skipped)}):", "bold"))
+    for reason, names, chosen in data.skipped:
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        lines.append((f"  {', '.join(names[:4])}{more}: {reason}", "yellow" if chosen else ""))
+    lines.append((f"Reading: {said.headline}", "bold"))
+    lines += [(f"  {sentence}", "") for sentence in said.sentences]
+    lines += [(f"  doubt: {doubt}", "yellow") for doubt in said.doubts]
+    return lines
