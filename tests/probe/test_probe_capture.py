@@ -440,11 +440,13 @@ class Noisy(nn.Module):
     def __init__(self, error=None):
         super().__init__()
         self.norm, self.drop, self.fc = nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 4)
+        self.register_buffer("calls", torch.zeros(()))
         self.error = error
 
     def forward(self, x):
         assert not torch.is_grad_enabled()
         random.random(), numpy.random.rand()
+        self.calls += 1  # in eval mode as well
         x = self.fc(self.drop(self.norm(x)) + torch.rand_like(x))
         if self.error is not None:
             raise self.error

@@ -271,6 +271,17 @@ def test_low_precision_rows_are_summed_as_float64(dtype, options):
     close(moments_of(A, **options).quantities()["coi_stable"], cost_of_identity(A.double(), PLAIN, 1e-3), 1e-8)
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_rounded_inputs_keep_the_stable_cost_and_not_the_exact_one(dtype, tolerance):
+    """Rank 3 and not negative, before rounding: the exact cost sees the noise of half precision as full rank."""
+    A = torch.rand(2000, 3, dtype=F64) @ torch.rand(3, 12, dtype=F64)
+    exact, rounded = moments_of(A).quantities(), moments_of(A.to(dtype)).quantities()
+    for name in ("coi_stable", "stable_rank", "nuclear_rank", "participation_ratio", "rms_norm"):
+        close(rounded[name], exact[name], 10 * tolerance if name == "nuclear_rank" else tolerance)
+    close(exact["coi"], 3, 1e-9)
+    close(rounded["coi"], 12, 1e-9)
+
+
 def test_gradients_are_left_alone():
     A = rand(20, 4).requires_grad_()
     assert not moments_of(A).spectrum().requires_grad

@@ -87,6 +87,18 @@ def test_pairs_have_uncertainty_too():
     assert 0 < error < value
 
 
+def test_an_estimate_that_one_outlier_overturns_has_an_error_that_says_so():
+    A = rows_of(400)
+    sizes = [50] * 8
+    good = with_uncertainty(shards_of(A, sizes))
+    A[170] *= 1e4
+    bad = with_uncertainty(shards_of(A, sizes))
+    for name in ("participation_ratio", "stable_rank"):
+        value, error = bad[name]
+        assert value < 1.1 < good[name][0] and error > 0.8 * abs(good[name][0] - value), name
+        assert good[name][1] < 0.2 * good[name][0], name
+
+
 def test_shards_that_cannot_be_jackknifed():
     with pytest.raises(ValueError, match="needs two shards or more, got 1"):
         with_uncertainty(shards_of(rows_of(10), [10]))

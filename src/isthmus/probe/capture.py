@@ -27,9 +27,10 @@ MODES = ("eval", "as_is")
 def undisturbed(model: nn.Module, mode: str = "eval", grad: bool = False) -> Iterator[None]:
     """Run the model inside; afterwards everything is as it was.
 
-    Without gradients; in ``eval`` mode or (``as_is``) in the mode in which each module is, with the buffers put back
-    then (running averages move in train mode); compiled parts run uncompiled (a compiled graph ignores new hooks);
-    the fused fast path of `torch.nn.TransformerEncoder` is off (it calls no inner module, and drops padded tokens).
+    Without gradients; in ``eval`` mode or (``as_is``) in the mode in which each module is; buffers are put back
+    (running averages move in train mode, counters of calls in any); compiled parts run uncompiled (a compiled graph
+    ignores new hooks); the fused fast path of `torch.nn.TransformerEncoder` is off (it calls no inner module, and drops
+    padded tokens).
 
     Args:
         model: any module.
@@ -42,7 +43,7 @@ def undisturbed(model: nn.Module, mode: str = "eval", grad: bool = False) -> Ite
     if mode not in MODES:
         raise ValueError(f"mode: expected 'eval' or 'as_is' (the mode each module is in), got {mode!r}")
     training = [(module, module.training) for module in model.modules()]
-    buffers = [(b, b.detach().clone()) for b in model.buffers()] if mode == "as_is" else []
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.enter_context(generators_restored(model))

@@ -74,7 +74,8 @@ def probe(
         batch_size: into which a tensor is cut.
         max_batches: read no more than these.
         shards: sample j counts in shard ``j mod shards``; standard errors are jackknifed over them. Each has its own
-            accumulators, hence None: 8 up to width 256, 4 up to 1024, and above 1, without standard errors.
+            accumulators (by ``qr`` about 100·width² bytes, 300·width² where two states are compared), hence None: 8 up
+            to width 256, 4 up to 512, 2 up to 1024, and above 1, without standard errors.
         gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (theory file, section 2).
         method: ``qr`` or ``gram``, see `LayerMoments`.
         max_width: wider layers are skipped, with the reason.

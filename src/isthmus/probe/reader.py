@@ -270,7 +270,7 @@ def _matching(choices: Mapping[str, Any], name: str) -> Any:
 
 
 def _shards_for(width: int) -> int:
-    return 8 if width <= 256 else 4 if width <= 1024 else 1
+    return 8 if width <= 256 else 4 if width <= 512 else 2 if width <= 1024 else 1
 
 
 def _device_for(x: Tensor) -> torch.device:
