@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/streaming_coi.py --samples 1000000 --width 512 --json out.json
 
 Contestants take the same float32 rows in turns, a segment each, so that a busy machine is busy for all; a contestant's
-time is the sum of its segments and of what it needs at the end. ``pass`` is what people write, a loop over chunks with
+time is the sum of its segments and of what it needs at the end, by the clock and (all threads together) of the CPU: on
+a busy machine with one thread the latter is the steadier. ``pass`` is what people write, a loop over chunks with
 ``G += S.T @ S`` in PyTorch; ``numpy pass`` lets BLAS use the symmetry, as `isthmus.probe.gram` does. "coi" contestants
 give the cost of identity, exact and stable; the others all quantities of `LayerMoments.quantities`.
 
@@ -108,6 +109,7 @@ def race(rows: Tensor, segments: int, methods: list[str]) -> dict[str, Any]:
         "numpy pass float64": Pass(width, F64, True),
     } | {name: Ours(width, name) for name in methods}
     seconds: dict[str, list[float]] = {name: [] for name in field}
+    cpu = dict.fromkeys(field, 0.0)
 
     def feed(one: Any, part: Tensor) -> None:
         for chunk in part.split(CHUNK):
@@ -117,12 +119,17 @@ def race(rows: Tensor, segments: int, methods: list[str]) -> dict[str, Any]:
         feed(one, rows[:CHUNK])
     for part in rows.tensor_split(segments):
         for name, one in field.items():
+            busy = time.process_time()
             seconds[name].append(timed(partial(feed, one, part))[0])
+            cpu[name] += time.process_time() - busy
     found: dict[str, Any] = {}
     for name, one in field.items():
+        busy = time.process_time()
         end, values = timed(one.finish)
+        cpu[name] += time.process_time() - busy
         keep = {key: values[key] for key in ("coi", "coi_stable", "coi_error", "coi_stable_error") if key in values}
         found[name] = {"seconds": sum(seconds[name]) + end, "segments": seconds[name], "finish": end} | keep
+        found[name]["cpu_seconds"] = cpu[name]
     for name, entry in found.items():
         entry["microseconds_per_row"] = entry["seconds"] / len(rows) * 1e6
         dtype = "float32" if "float32" in name else "float64"
@@ -131,6 +138,7 @@ def race(rows: Tensor, segments: int, methods: list[str]) -> dict[str, Any]:
                 reference = found[f"{kind} {base}"]
                 entry[f"over {kind}, {label}"] = entry["seconds"] / reference["seconds"]
                 ratios = [a / b for a, b in zip(entry["segments"], reference["segments"], strict=True)]
+                entry[f"cpu over {kind}, {label}"] = entry["cpu_seconds"] / reference["cpu_seconds"]
                 entry[f"median segment over {kind}, {label}"] = statistics.median(ratios)
         if "coi" in entry:
             for key in ("coi", "coi_stable"):
@@ -260,12 +268,11 @@ def main() -> None:
     methods = [name for name in METHODS if not (arguments.no_qr and name.startswith("qr"))]
     methods = [name for name in methods if not (arguments.coi_only and not name.endswith("coi"))]
     report["race"] = race(data(arguments.samples, arguments.width), arguments.segments, methods)
-    print(
-        f"{'':20}{'seconds':>9}{'us/row':>8}   over pass: same dtype, float64; over numpy's; coi, stable off the last"
-    )
+    print(f"{'':20}{'seconds':>9}{'us/row':>8}   over pass: same dtype (CPU), float64; over numpy's; coi, stable off")
     for name, row in report["race"].items():
         print(
             f"{name:20}{row['seconds']:9.2f}{row['microseconds_per_row']:8.2f}{row['over pass, same dtype']:15.2f}"
+            f" ({row['cpu over pass, same dtype']:.2f})"
             f"{row['over pass, float64']:10.2f}{row['over numpy pass, same dtype']:12.2f}"
             + (f"     {row['coi off']:.1e}  {row['coi_stable off']:.1e}" if "coi" in row else "")
         )

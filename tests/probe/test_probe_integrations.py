@@ -64,6 +64,16 @@ def test_a_first_failure_is_raised_and_a_later_one_is_a_warning():
     assert list(watch.failures) == [7] and watch.steps == [0]
 
 
+def test_the_generator_of_a_loader_is_as_it_was():
+    x, _ = make_data()
+    generator = torch.Generator().manual_seed(5)
+    loader = DataLoader(TensorDataset(x), batch_size=8, shuffle=True, generator=generator)
+    before, batch = generator.get_state(), next(iter(loader))[0]
+    generator.set_state(before)
+    Watch(loader)(make_net(), 0)
+    assert torch.equal(next(iter(loader))[0], batch)
+
+
 def test_what_a_watch_refuses():
     x, _ = make_data()
     with pytest.raises(TypeError, match=r"read more than once, got an iterator; list\(data\) will do"):

@@ -53,6 +53,18 @@ def batches(data: object, batch_size: int = 256) -> Iterator[object]:
     return iter(data)
 
 
+def check_rereadable(data: object) -> None:
+    """Refuse what can be read only once.
+
+    No iterator is made of the data: that of a DataLoader draws from a generator.
+
+    Raises:
+        TypeError: an iterator.
+    """
+    if isinstance(data, Iterator):
+        raise TypeError("data: expected what can be read more than once, got an iterator; list(data) will do")
+
+
 def to_device(batch: object, device: torch.device) -> object:
     """The batch with every tensor on the device; containers keep their types where they can."""
     if isinstance(batch, Tensor):

@@ -7,7 +7,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from isthmus.probe.batches import Forward, batches, device_of, run_model, samples_in, target_of, to_device
+from isthmus.probe.batches import (
+    Forward,
+    batches,
+    check_rereadable,
+    device_of,
+    run_model,
+    samples_in,
+    target_of,
+    to_device,
+)
 from isthmus.probe.capture import undisturbed
 
 Loss = Callable[[Any, Any], Tensor]
@@ -142,6 +151,5 @@ def make_task(
     """
     if not callable(loss):
         raise TypeError(f"loss: expected a function (output, target) -> scalar tensor, got {type(loss).__name__}")
-    if iter(batches(data, batch_size)) is data:
-        raise TypeError("data: expected what can be read more than once, got an iterator; list(data) will do")
+    check_rereadable(data)
     return Task(data, loss, forward, target or target_of, batch_size)

@@ -1,13 +1,15 @@
 """`Watch`: probe a network now and then while somebody else trains it, keep what was seen, and make scalars of it."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
-from isthmus.probe.batches import batches
+from isthmus.probe.batches import check_rereadable
 from isthmus.probe.probe import probe
 from isthmus.probe.profile import Profile
 
@@ -51,9 +53,9 @@ def scalars_of(profile: Profile, columns: Sequence[str] = SCALARS, prefix: str =
 class Watch:
     """Probes a network whenever it is called, and keeps what it saw.
 
-    Training is not disturbed: modes, buffers, gradients, hooks and generators are as they were (`probe`). A failure of
-    the first probe is raised, for it is misuse most of the time; a later one (states that have become infinite, say)
-    is a warning and an entry of ``failures``, and training goes on.
+    Training is not disturbed: modes, buffers, gradients, hooks and generators are as they were (`probe`), a
+    DataLoader's own generator included. A failure of the first probe is raised, for it is misuse most of the time; a
+    later one (states that have become infinite, say) is a warning and an entry of ``failures``, and training goes on.
 
     Args:
         data: what to probe on, as for `probe`; readable more than once. A few hundred samples will do.
@@ -83,13 +85,13 @@ class Watch:
     def __post_init__(self) -> None:
         if self.keep is not None and self.keep < 1:
             raise ValueError(f"keep: expected at least 1 profile, or None for all, got {self.keep}")
-        if iter(batches(self.data, self.options.get("batch_size", 256))) is self.data:
-            raise TypeError("data: expected what can be read more than once, got an iterator; list(data) will do")
+        check_rereadable(self.data)
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
         """Probe now; the scalars, empty where that failed."""
         try:
-            profile = probe(model, self.data, **self.options)
+            with loader_restored(self.data):
+                profile = probe(model, self.data, **self.options)
             columns = profile.columns
         except Exception as error:
             if not self.rows:
@@ -129,6 +131,19 @@ class Watch:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what another run had seen, in place of what is here."""
         self.rows, self.failures, self.profiles = list(state["rows"]), dict(state["failures"]), {}
+
+
+@contextmanager
+def loader_restored(data: object) -> Iterator[None]:
+    """Put back the generators that a DataLoader and its samplers were given: the same loader may serve the training."""
+    places = [data, getattr(data, "sampler", None), getattr(getattr(data, "batch_sampler", None), "sampler", None)]
+    generators = [getattr(place, "generator", None) for place in places]
+    states = {id(g): (g, g.get_state()) for g in generators if isinstance(g, torch.Generator)}
+    try:
+        yield
+    finally:
+        for generator, state in states.values():
+            generator.set_state(state)
 
 
 def every(count: int | None, name: str) -> int | None:
