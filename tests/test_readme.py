@@ -9,17 +9,46 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+TRAINING, PROBING = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def run(code, folder, monkeypatch):
+    """Run an example of at most ten lines in a folder of its own; returns its names."""
+    assert len([line for line in code.splitlines() if line.strip() and not line.startswith("from")]) <= 10
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    return names
 
 
 def test_the_python_example_runs_and_finds_what_it_says(tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len([line for line in code.splitlines() if line.strip() and not line.startswith("from")]) <= 10
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
+    names = run(TRAINING, tmp_path, monkeypatch)
     assert (tmp_path / "layers.csv").read_text().startswith("layer,p,rho")
     assert "bottleneck of rank" in capsys.readouterr().out
     assert max(names["table"]["residual"]) < 1.0
+
+
+def test_the_probing_example_runs_and_shows_what_it_says(tmp_path, monkeypatch, capsys):
+    names = run(PROBING, tmp_path, monkeypatch)
+    printed = capsys.readouterr().out
+    assert "not read (" in printed and "layers.5" in printed
+    assert (tmp_path / "profile.parquet").is_file()
+    steps = names["profile"]["step_change"]
+    assert len(names["profile"].idle()) == sum(step is not None for step in steps) == 6
+
+
+def test_the_commands_it_names_exist_with_their_options():
+    from typer.main import get_command
+
+    from isthmus.cli.main import app
+
+    commands = get_command(app).commands
+    tutorial = (ROOT / "docs/tutorials/probe.md").read_text()
+    lines = [line.partition("#")[0].split() for line in (README + tutorial).splitlines() if line.startswith("isthmus ")]
+    assert {line[1] for line in lines} >= {"train", "show", "report", "probe"}
+    for _, command, *rest in lines:
+        options = {option for parameter in commands[command].params for option in parameter.opts}
+        assert {word for word in rest if word.startswith("--")} <= options, command
 
 
 def test_what_it_names_exists():

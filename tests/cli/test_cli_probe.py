@@ -48,6 +48,12 @@ def loader():
     labelled = torch.utils.data.TensorDataset(inputs(), torch.zeros(200))
     return torch.utils.data.DataLoader(labelled, batch_size=64)
 
+def trained_on():
+    return [(inputs(), inputs()[:, :3])]
+
+def squares(output, target):
+    return (output - target).square().mean()
+
 class Words(nn.Module):
     def __init__(self):
         super().__init__()
@@ -219,7 +225,22 @@ def test_every_choice_reaches_the_probe(nets, monkeypatch):
         *("--layers", "0, 1:input,**.out", "--kinds", "block,linear", "--positions", "mean"),
         *("--channels", "0=first,1=last", "--sequence-first", "--max-width", 77),
         *("--activation", "0=identity,**=smooth_relu", "--no-append-one", "--gamma0", 0.01, "--method", "gram"),
-        *("--shards", 3, "--batch-size", 150, "--max-batches", 5, "--autocast", "bfloat16", "--device", "cpu"),
+        *(
+            "--loss",
+            "mse",
+            "--weight-decay",
+            0.1,
+            "--shards",
+            3,
+            "--batch-size",
+            150,
+            "--max-batches",
+            5,
+            "--autocast",
+            "bfloat16",
+            "--device",
+            "cpu",
+        ),
     )
     assert seen.pop("batches") == [150, 50]
     sigmas = seen.pop("activation")
@@ -239,6 +260,8 @@ def test_every_choice_reaches_the_probe(nets, monkeypatch):
         "shards": 3,
         "max_batches": 5,
         "autocast": torch.bfloat16,
+        "loss": torch.nn.functional.mse_loss,
+        "weight_decay": 0.1,
     }
     assert set(Choices.__dataclass_fields__) - set(seen) == {"append_one", "batch_size", "activation"}
 
@@ -255,6 +278,13 @@ def test_no_append_one_alone_keeps_relu_and_a_run_its_own(nets, monkeypatch):
         nets("probe", "nets:make", "--data", "nets:inputs", "--quiet", "--null", "none", *options)
     assert seen[0] is None
     assert [(a.name, a.append_one) for a in seen[1:]] == [("relu", False), ("identity", True)]
+
+
+def test_momenta_where_a_loss_is_given(nets):
+    arguments = ("probe", "nets:make", "--data", "nets:trained_on", "--null", "none", "--weight-decay", 0.1)
+    ended = nets(*arguments, "--loss", "mse")
+    assert ended.code == 0 and "Hamiltonian of (model)[1:3]: " in ended.out
+    assert nets(*arguments, "--loss", "nets:squares").out == ended.out
 
 
 def test_a_limit_of_batches_is_a_doubt(nets):
@@ -364,6 +394,14 @@ GOOD = ("nets:make", "--data", "nets:inputs")
         (("nets:Blank", "--data", "nets:inputs"), r"layers: found no layer of the kinds stream, block, linear, conv"),
         ((*GOOD, "--max-width", 2), r"layers: none of the layers could be read. .*of width 6 > max_width=2"),
         # the options
+        (("nets:make", "--data", "flat4.npz", "--loss", "mse"), r"--loss needs labels, and of flat4.npz only inputs"),
+        (("nets:make", "--data", "nets:loader", "--loss", "mse"), r"momenta need loss= and weight_decay= both"),
+        ((*GOOD, "--loss", "mse", "--weight-decay", 1), r"data: expected batches with labels"),
+        ((*GOOD, "--loss", "hinge"), r"the loss: expected cross_entropy, mse or MODULE:FUNCTION, .*got 'hinge'"),
+        (
+            (*GOOD, "--loss", "nets:WIDTH", "--weight-decay", 1),
+            r"--loss: expected a function \(output, target\) -> scalar tensor, nets:WIDTH is 6",
+        ),
         (
             (*GOOD, "--channels", "middle"),
             r"--channels: expected one of auto, first, last, or PATTERN=WORD,..., got 'mid",
@@ -387,6 +425,7 @@ def test_misuse(nets, arguments, message):
     Path("lacks.py").write_text("import not_installed\n")
     Path("empty").mkdir()
     numpy.savez("flat.npz", x=numpy.zeros(5))
+    numpy.savez("flat4.npz", x=numpy.zeros((5, 4)), y=numpy.zeros((5, 3)))
     numpy.savez("nan.npz", x=numpy.full((5, 4), numpy.nan))
     numpy.savez("wide.npz", x=numpy.zeros((50, 9)))
     ended = nets("probe", *arguments)

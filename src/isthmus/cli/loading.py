@@ -65,21 +65,31 @@ def called(given: str, role: str) -> Any:
     Raises:
         ValueError: no such module or name; one that fails on import or when called, or that needs arguments.
     """
+    what = "a run folder or PACKAGE.MODULE:FACTORY" if role == "the network" else "a file or MODULE:FACTORY"
+    value = found(given, role, what)
+    if isinstance(value, nn.Module) or not callable(value):
+        return value
+    _needs_nothing(given, value)
+    with _theirs(f"{given} raised"):
+        return value()
+
+
+def found(given: str, role: str, what: str) -> Any:
+    """What ``MODULE:NAME`` names.
+
+    Raises:
+        ValueError: no such module or name, or a module that fails on import.
+    """
     module_name, colon, path = given.partition(":")
     if not colon or not module_name or not path:
-        what = "a run folder or PACKAGE.MODULE:FACTORY" if role == "the network" else "a file or MODULE:FACTORY"
-        there = "" if Path(given).exists() or role != "the data" else f"; there is no file {given}"
+        there = f"; there is no file {given}" if role == "the data" and not Path(given).exists() else ""
         raise ValueError(f"{role}: expected {what}, such as nets.resnet:make, got {given!r}{there}")
-    found: Any = _module(module_name, path)
+    value: Any = _module(module_name, path)
     for part in path.split("."):
-        if not hasattr(found, part):
-            raise ValueError(f"{module_name} has no attribute {path!r}{_near(part, dir(found))}")
-        found = getattr(found, part)
-    if isinstance(found, nn.Module) or not callable(found):
-        return found
-    _needs_nothing(given, found)
-    with _theirs(f"{given} raised"):
-        return found()
+        if not hasattr(value, part):
+            raise ValueError(f"{module_name} has no attribute {path!r}{_near(part, dir(value))}")
+        value = getattr(value, part)
+    return value
 
 
 def _module(name: str, path: str) -> ModuleType:
@@ -169,11 +179,13 @@ class Data:
         value: what `isthmus.probe.probe` takes.
         name: as the user gave it.
         notes: what was done to it, in words.
+        labelled: whether labels may be among them.
     """
 
     value: object
     name: str
     notes: tuple[str, ...] = ()
+    labelled: bool = False
 
     def batches(self, size: int) -> Iterator[object]:
         """One batch after the other; what the user's own loader raises names it.
@@ -217,7 +229,7 @@ def load_data(given: str | None, network: Network, target: str | None, drop: Seq
         return _of_file(given, network, target, drop)
     if target is not None or drop:
         raise ValueError("--target and --drop name columns of a table: they go with a .csv or .parquet file as --data")
-    return Data(called(given, "the data"), given)
+    return Data(called(given, "the data"), given, labelled=True)
 
 
 def _of_run(folder: Path) -> Data:

@@ -136,9 +136,22 @@ def probe(
         _measure(
             "--shards",
             min=1,
-            help="Parts of the samples for standard errors (default: 8 up to width 256, 4 to 1024, else 1).",
+            help="Parts of the samples for standard errors (default: 8, fewer for widths above 256).",
             show_default=False,
         ),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        _measure(
+            "--loss",
+            metavar="NAME|MODULE:FUNCTION",
+            help="What the network was trained on, for momenta and -2H/L: cross_entropy, mse, or a function (output, "
+            "target). It needs --weight-decay, and labels in the data.",
+        ),
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        _measure("--weight-decay", help="With --loss: trained on loss + weight_decay/2 times the squared weights."),
     ] = None,
     null: Annotated[
         _Null, _measure("--null", help="Control: neurons made independent, Gaussian data of the same covariance, none.")
@@ -171,6 +184,8 @@ def probe(
             batch_size=batch_size,
             max_batches=max_batches,
             autocast=None if autocast is None else autocast.value,
+            loss=loss,
+            weight_decay=weight_decay,
         )
         if out is not None:
             _check_folder(out, overwrite)
@@ -195,6 +210,8 @@ class Choices:
     batch_size: int
     max_batches: int | None
     autocast: str | None
+    loss: str | None
+    weight_decay: float | None
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments for `isthmus.probe.probe`; what is to keep its default is left out."""
@@ -216,6 +233,8 @@ class Choices:
             "shards": self.shards,
             "max_batches": self.max_batches,
             "autocast": None if self.autocast is None else getattr(torch, self.autocast),
+            "loss": None if self.loss is None else _loss(self.loss),
+            "weight_decay": self.weight_decay,
         }
         return found | ({} if self.kinds is None else {"kinds": self.kinds})
 
@@ -223,6 +242,21 @@ class Choices:
         from isthmus.activations import ACTIVATIONS
 
         return ACTIVATIONS[name](append_one=self.append_one)
+
+
+def _loss(given: str) -> Callable[..., Any]:
+    """A loss by its name, or the function that MODULE:FUNCTION names."""
+    from torch.nn import functional
+
+    from isthmus.cli.loading import found
+
+    known: dict[str, Callable[..., Any]] = {"cross_entropy": functional.cross_entropy, "mse": functional.mse_loss}
+    if given in known:
+        return known[given]
+    function = found(given, "the loss", "cross_entropy, mse or MODULE:FUNCTION")
+    if not callable(function):
+        raise ValueError(f"--loss: expected a function (output, target) -> scalar tensor, {given} is {function!r:.60}")
+    return function
 
 
 def _listed(text: str | None) -> list[str] | None:
@@ -270,8 +304,14 @@ def _run(
     data = load_data(data_given, network, columns[0], columns[1] or ())
     if device is not None:
         network.model.to(_device(device))
+    options = choices.options()
+    if choices.loss is not None and not data.labelled:
+        raise ValueError(
+            f"--loss needs labels, and of {data.name} only inputs are read: give --data MODULE:FACTORY, with a "
+            "function that returns batches (inputs, labels), such as a DataLoader"
+        )
     with _explained(network, data):
-        profile = _profile(network, data, choices, quiet)
+        profile = _profile(network, data, choices.batch_size, options, quiet)
         nulls = null_controls(profile, null)
     whole = choices.max_batches is None
     shown = ProfileData(profile, network.name, data.name, nulls, null if nulls else "none", data.notes, whole)
@@ -280,12 +320,12 @@ def _run(
     return DONE if out is None else _save(shown, out, quiet)
 
 
-def _profile(network: "Network", data: "Data", choices: Choices, quiet: bool) -> "Profile":
+def _profile(network: "Network", data: "Data", batch_size: int, options: dict[str, Any], quiet: bool) -> "Profile":
     """Read the network, with a count of batches on a terminal."""
     from isthmus.probe import probe as read
 
     with nullcontext() if quiet else _counter() as count:
-        return read(network.model, _counted(data.batches(choices.batch_size), count), **choices.options())
+        return read(network.model, _counted(data.batches(batch_size), count), **options)
 
 
 def _counted(batches: Iterator[object], count: Callable[[int], None] | None) -> Iterator[object]:

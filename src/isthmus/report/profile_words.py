@@ -111,7 +111,11 @@ def _idle(data: ProfileData) -> list[str]:
 
 
 def _depths(data: ProfileData) -> list[str]:
-    return [f"Implied effective depth of {name}: {depth}." for name, depth in data.profile.effective_depth.items()]
+    lines = [f"Implied effective depth of {name}: {depth}." for name, depth in data.profile.effective_depth.items()]
+    try:
+        return lines + [f"Hamiltonian of {name}: {estimate}." for name, estimate in data.profile.hamiltonian().items()]
+    except ValueError:  # no loss was given, or no effective depth is implied
+        return lines
 
 
 def _doubts(data: ProfileData, narrow: Narrow | None) -> list[str]:
