@@ -292,6 +292,15 @@ def test_a_limit_of_batches_is_a_doubt(nets):
     assert "64 samples" in ended.out and "doubt: Only the first batches were read" in ended.out
 
 
+def test_a_terminal_is_told_what_goes_on(nets, monkeypatch):
+    told = []
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setattr("rich.status.Status.update", lambda self, text: told.append(text))
+    ended = nets("probe", "nets:make", "--data", "nets:loader", "--layers", "0")
+    assert ended.code == 0
+    assert told == [*(f"reading: batch {i}" for i in (1, 2, 3, 4)), "quantities of 1 layers", "null control"]
+
+
 def test_gaussian_control(nets):
     ended = nets("probe", "nets:make", "--data", "nets:inputs", "--null", "gaussian", "--layers", "0")
     assert ended.code == 0 and "null: the stable COI of the gaussian null control" in ended.out

@@ -1,7 +1,7 @@
 """The command `isthmus probe`: the mechanics of anybody's trained network, as a table, a page and files."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from isthmus.activations import Activation
     from isthmus.cli.loading import Data, Network
-    from isthmus.probe import Profile
     from isthmus.report import ProfileData
 
 TABLES = ("profile.parquet", "profile.csv", "profile.pt")
@@ -298,6 +297,7 @@ def _run(
 ) -> int:
     """Load, read, show, write; the exit code."""
     from isthmus.cli.loading import load_data, load_network
+    from isthmus.probe import probe as read
     from isthmus.report.profile_data import ProfileData, null_controls
 
     network = load_network(given)
@@ -310,8 +310,11 @@ def _run(
             f"--loss needs labels, and of {data.name} only inputs are read: give --data MODULE:FACTORY, with a "
             "function that returns batches (inputs, labels), such as a DataLoader"
         )
-    with _explained(network, data):
-        profile = _profile(network, data, choices.batch_size, options, quiet)
+    with _explained(network, data), _status(quiet) as tell:
+        profile = read(network.model, _counted(data.batches(choices.batch_size), tell), **options)
+        tell(f"quantities of {len(profile.layers)} layers")
+        _ = profile.columns
+        tell("null control")
         nulls = null_controls(profile, null)
     whole = choices.max_batches is None
     shown = ProfileData(profile, network.name, data.name, nulls, null if nulls else "none", data.notes, whole)
@@ -320,32 +323,23 @@ def _run(
     return DONE if out is None else _save(shown, out, quiet)
 
 
-def _profile(network: "Network", data: "Data", batch_size: int, options: dict[str, Any], quiet: bool) -> "Profile":
-    """Read the network, with a count of batches on a terminal."""
-    from isthmus.probe import probe as read
-
-    with nullcontext() if quiet else _counter() as count:
-        return read(network.model, _counted(data.batches(batch_size), count), **options)
-
-
-def _counted(batches: Iterator[object], count: Callable[[int], None] | None) -> Iterator[object]:
+def _counted(batches: Iterator[object], tell: Callable[[str], None]) -> Iterator[object]:
     for number, batch in enumerate(batches, start=1):
+        tell(f"reading: batch {number}")
         yield batch
-        if count is not None:
-            count(number)
 
 
 @contextmanager
-def _counter() -> Iterator[Callable[[int], None] | None]:
-    """Something to tell the number of batches read: a line that moves on a terminal, nothing elsewhere."""
+def _status(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Something to tell what goes on: a line that changes on a terminal, nothing elsewhere."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
+    if quiet or not console.is_terminal:
+        yield lambda text: None
         return
     with console.status("reading") as status:
-        yield lambda number: status.update(f"reading: batch {number}")
+        yield status.update
 
 
 def _device(name: str) -> "torch.device":

@@ -193,7 +193,7 @@ def profile_cards(data: ProfileData) -> list[Card]:
         Card(
             "Layers read",
             show(len(data.layers)),
-            f"{len(profile.skipped)} not read, each with its reason",
+            f"{len(profile.skipped)} not read, each with its reason" if profile.skipped else "all there are",
             "In order of execution.",
         ),
     ]

@@ -96,11 +96,11 @@ def spectra_figure(data: ProfileData) -> Figure | None:
         (
             Panel(
                 "each singular value along the depth",
-                _x_label(data),
+                "layer",
                 "singular value / largest",
                 across,
                 log=True,
-                names=_names(layers, data),
+                names=_names(layers),
                 scale=scale,
             ),
             Panel(
@@ -131,10 +131,8 @@ def steps_figure(data: ProfileData) -> Figure | None:
 
     def panel(title: str, y_label: str, series: Series) -> Panel:
         log, view = _scaled((series,))
-        names = _names(steps, data)
-        return Panel(
-            title, _x_label(data), y_label, (series,), log, bands=bands, band_label=label, names=names, view=view
-        )
+        names = _names(steps)
+        return Panel(title, "layer", y_label, (series,), log, bands=bands, band_label=label, names=names, view=view)
 
     return Figure(
         "profile-steps",
@@ -221,7 +219,7 @@ def _hover(layers: Sequence[Layer]) -> list[str]:
 def _panel(data: ProfileData, title: str, y_label: str, series: tuple[Series, ...]) -> Panel:
     """Logarithmic where a layer's number dwarfs the others, else from zero."""
     log, view = _scaled(series)
-    return Panel(title, _x_label(data), y_label, series, log=log, view=view, names=_names(data.main, data))
+    return Panel(title, "layer", y_label, series, log=log, view=view, names=_names(data.main))
 
 
 def _scaled(series: Sequence[Series]) -> tuple[bool, tuple[float, float] | None]:
@@ -236,13 +234,9 @@ def _scaled(series: Sequence[Series]) -> tuple[bool, tuple[float, float] | None]
     return log, None if log else (0.0, 1.08 * max([*values, *tops]))
 
 
-def _x_label(data: ProfileData) -> str:
-    return "layer" if _names(data.main, data) else "layer, in order of execution"
-
-
-def _names(layers: Sequence[Layer], data: ProfileData) -> tuple[tuple[float | int, str], ...]:
-    """Names for the ticks, as many as fit: every one of a few layers, else evenly spaced ones."""
-    chosen = [layers[i - 1] for i in _spaced(len(layers), MOST_NAMES, even=True)]
+def _names(layers: Sequence[Layer]) -> tuple[tuple[float | int, str], ...]:
+    """Names for the ticks, as many as fit: of every layer, or every second, third, …"""
+    chosen = layers[:: -(-len(layers) // MOST_NAMES)]
     return tuple((layer.place, quoted(shortened(layer.name, LONGEST_NAME))) for layer in chosen)
 
 
@@ -250,7 +244,7 @@ def shortened(name: str, places: int) -> str:
     """A dotted name cut at its front, where names of one network are most alike.
 
     >>> shortened("encoder.layers.11.attention", 16)
-    '…s.11.attention'
+    '…rs.11.attention'
     """
     return name if len(name) <= places else "…" + name[len(name) - places + 1 :]
 
