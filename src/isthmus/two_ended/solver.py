@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.activations import ReLU
@@ -118,7 +119,7 @@ def _message(result: NewtonResult, sweeps: Sweeps) -> str:
     return words
 
 
-def _halved(steps: Steps) -> Steps:
+def _halved(steps: Steps) -> Float[Tensor, "twice_the_steps"]:
     return (steps / 2).repeat_interleave(2)
 
 
