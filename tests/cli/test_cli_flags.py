@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import isthmus.cli
+from isthmus.cli.choices import Choices
 from isthmus.cli.flags import option_name
-from isthmus.cli.probe import Choices
 from isthmus.runs.config import RunConfig
 from isthmus.runs.problems import choices, keys_of
 

@@ -10,7 +10,7 @@ import polars
 import pytest
 import torch
 
-from isthmus.cli.probe import Choices
+from isthmus.cli.choices import Choices
 from isthmus.probe import Profile, probe
 from isthmus.runs import load_run_model
 

@@ -51,14 +51,16 @@ def _words(value: object) -> str:
 def _option(key: str, field: FieldInfo) -> Any:
     """The typer option of one field; pydantic reads its text, so that every error looks the same."""
     name, kind = option_name(key), plain_type(field)
-    declaration = f"{name}/--no-{name[2:]}" if kind is bool else name
+    declarations = [f"{name}/--no-{name[2:]}" if kind is bool else name]
+    if isinstance(field.json_schema_extra, dict) and "alias" in field.json_schema_extra:
+        declarations.append(str(field.json_schema_extra["alias"]))
     allowed = choices(field)
     what, _, source = (field.description or "").partition(" Default: ")
     default = ", ".join(filter(None, [_words(field.default), source.rstrip(".")]))
     metavar = None if kind is bool else "|".join(allowed) if allowed else _METAVARS[kind]  # type: ignore[index]
     return typer.Option(
         None,
-        declaration,
+        *declarations,
         metavar=metavar,
         help=f"{what} (default: {default})".replace("[", "\\["),
         show_default=False,

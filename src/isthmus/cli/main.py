@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from isthmus import __version__
+from isthmus.cli.certify import certify
 from isthmus.cli.failures import DONE, FAILED, INTERRUPTED, exit_codes, say
 from isthmus.cli.flags import with_config_flags
 from isthmus.cli.probe import probe
@@ -96,6 +97,7 @@ def report(run: Run, debug: Debug = False) -> None:
         print(write_report(run))
 
 
+app.command()(certify)
 app.command()(probe)
 
 

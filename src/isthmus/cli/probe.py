@@ -2,19 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from isthmus.cli.choices import Choices, by_pattern, listed
 from isthmus.cli.failures import DONE, FAILED, exit_codes, say
 
 if TYPE_CHECKING:
     import torch
 
-    from isthmus.activations import Activation
     from isthmus.cli.loading import Data, Network
     from isthmus.report import ProfileData
 
@@ -169,13 +168,13 @@ def probe(
     """
     with exit_codes(debug):
         choices = Choices(
-            layers=_listed(layers),
-            kinds=_listed(kinds),
+            layers=listed(layers),
+            kinds=listed(kinds),
             positions=positions.value,
-            channels=_by_pattern("--channels", channels, ("auto", "first", "last")),
+            channels=by_pattern("--channels", channels, ("auto", "first", "last")),
             sequence_first=sequence_first,
             max_width=max_width,
-            activation=_by_pattern("--activation", activation, ("relu", "smooth_relu", "identity")),
+            activation=by_pattern("--activation", activation, ("relu", "smooth_relu", "identity")),
             append_one=append_one,
             gamma0=gamma0,
             method=method.value,
@@ -188,90 +187,7 @@ def probe(
         )
         if out is not None:
             _check_folder(out, overwrite)
-        raise typer.Exit(_run(network, data, (target, _listed(drop)), device, choices, null.value, out, quiet))
-
-
-@dataclass(frozen=True)
-class Choices:
-    """The options that `isthmus.probe.probe` takes, as they were given."""
-
-    layers: list[str] | None
-    kinds: list[str] | None
-    positions: str
-    channels: str | dict[str, str] | None
-    sequence_first: bool
-    max_width: int
-    activation: str | dict[str, str] | None
-    append_one: bool
-    gamma0: float
-    method: str
-    shards: int | None
-    batch_size: int
-    max_batches: int | None
-    autocast: str | None
-    loss: str | None
-    weight_decay: float | None
-
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments for `isthmus.probe.probe`; what is to keep its default is left out."""
-        import torch
-
-        named = self.activation
-        sigma = (
-            {p: self._sigma(n) for p, n in named.items()} if isinstance(named, dict) else named and self._sigma(named)
-        )
-        found = {
-            "layers": self.layers,
-            "positions": self.positions,
-            "channels": self.channels,
-            "sequence_first": self.sequence_first,
-            "max_width": self.max_width,
-            "activation": sigma or (None if self.append_one else self._sigma("relu")),
-            "gamma0": self.gamma0,
-            "method": self.method,
-            "shards": self.shards,
-            "max_batches": self.max_batches,
-            "autocast": None if self.autocast is None else getattr(torch, self.autocast),
-            "loss": None if self.loss is None else _loss(self.loss),
-            "weight_decay": self.weight_decay,
-        }
-        return found | ({} if self.kinds is None else {"kinds": self.kinds})
-
-    def _sigma(self, name: str) -> "Activation":
-        from isthmus.activations import ACTIVATIONS
-
-        return ACTIVATIONS[name](append_one=self.append_one)
-
-
-def _loss(given: str) -> Callable[..., Any]:
-    """A loss by its name, or the function that MODULE:FUNCTION names."""
-    from torch.nn import functional
-
-    from isthmus.cli.loading import found
-
-    known: dict[str, Callable[..., Any]] = {"cross_entropy": functional.cross_entropy, "mse": functional.mse_loss}
-    if given in known:
-        return known[given]
-    function = found(given, "the loss", "cross_entropy, mse or MODULE:FUNCTION")
-    if not callable(function):
-        raise ValueError(f"--loss: expected a function (output, target) -> scalar tensor, {given} is {function!r:.60}")
-    return function
-
-
-def _listed(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _by_pattern(option: str, text: str | None, words: tuple[str, ...]) -> str | dict[str, str] | None:
-    """One word, or ``PATTERN=word`` parts, each of the words allowed."""
-    parts = _listed(text) or []
-    split = [part.rpartition("=") for part in parts]
-    wrong = [word for _, _, word in split if word not in words]
-    if text is not None and (wrong or not parts or (len(parts) > 1 and not all(eq for _, eq, _ in split))):
-        raise ValueError(f"{option}: expected one of {', '.join(words)}, or PATTERN=WORD,..., got {text!r}")
-    if not parts:
-        return None
-    return {pattern: word for pattern, _, word in split} if split[0][1] else parts[0]
+        raise typer.Exit(_run(network, data, (target, listed(drop)), device, choices, null.value, out, quiet))
 
 
 def _check_folder(out: Path, overwrite: bool) -> None:

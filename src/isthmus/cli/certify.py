@@ -1,0 +1,87 @@
+"""The command `isthmus certify`: a saved run checked afresh, in float64."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from isthmus.cli.failures import DONE, exit_codes
+
+if TYPE_CHECKING:
+    from isthmus.solve import Certificate
+
+
+def certify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    kink_width: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            metavar="NUMBER",
+            help="ReLU: states within this times the root mean square of their layer count as kinks (default: 0.001; "
+            "0 leaves the search out).",
+            show_default=False,
+        ),
+    ] = 1e-3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the values of every layer.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of errors (also by ISTHMUS_DEBUG=1).")
+    ] = False,
+) -> None:
+    """Check how critical a run's network is: weights, path and momenta anew in float64, nothing taken from its tables.
+
+    Nothing is trained or written. The exit code says whether it could be checked, not whether it converged.
+    """
+    with exit_codes(debug):
+        from isthmus.runs import load_run_problem
+        from isthmus.solve import certify as check
+
+        problem = load_run_problem(run)
+        evaluation = problem.evaluate(gradient=False)
+        certificate = check(problem.geodesic(), kink_width)
+        if as_json:
+            about = {"run": str(run), "objective": evaluation.objective, "data_cost": evaluation.data_cost}
+            print(json.dumps(about | certificate.to_dict(), indent=1, allow_nan=False))
+            raise typer.Exit(DONE)
+        lines = [("objective", evaluation.objective, f"data cost {evaluation.data_cost:.6g}"), *_lines(certificate)]
+        print(f"{run}: checked in float64")
+        for label, value, detail in lines:
+            print(f"  {label:<24}{value:>12.6g}  {detail}".rstrip())
+        print(_verdict(certificate))
+
+
+def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
+    """Label, value and meaning of every number."""
+    layer = int(c.residual.argmax()) + 1
+    lines = [
+        ("residual, largest", c.residual_max, f"of the stationarity residual; at layer {layer}"),
+        ("residual, median", c.residual_median, ""),
+    ]
+    if c.kink_residual is not None:
+        at = f"the largest with the best derivatives at the {c.kinks} states at ReLU's kinks (width {c.kink_width:g})"
+        lines.append(("residual up to kinks", c.kink_residual, at))
+    lines += [
+        ("gradient norm", c.gradient_norm, "of the objective in the variables sqrt(rho) W"),
+        ("duality gap", c.duality_gap, "of penalty and data cost under scaling of the weights"),
+    ]
+    if len(c.hamiltonian):
+        lines += [
+            ("-2H/L, median", float(c.hamiltonian.quantile(0.5)), "staggered"),
+            ("-2H/L, max - min", c.h_spread, "over layers"),
+            ("  predicted", c.h_predicted, "by the layers' own O(rho) error, at a critical point"),
+            ("  unexplained", c.h_unexplained, "max - min without it: O(rho^2) at a critical point"),
+        ]
+    return lines
+
+
+def _verdict(c: "Certificate") -> str:
+    if c.collapsed:
+        return "Collapsed: the outputs hardly depend on the inputs, and the zero network is a local minimum."
+    if c.residual_max <= 1e-4:
+        return "A critical point: every layer's residual is at most 1e-4."
+    if c.converged:
+        return "A critical point up to the choice of derivatives at ReLU's kinks: the residual there is at most 1e-3."
+    if c.residual_max <= 0.1:
+        return "Near a critical point: read the shapes of energies and H, not their digits."
+    return "No critical point: energies and H show the optimiser. Try `isthmus train --solver geodesic`."
