@@ -10,7 +10,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "probe.md"
 
 def test_the_tutorial_runs(capsys):
     code = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.S | re.M)
-    assert len(code) == 4
+    assert len(code) == 5
     names: dict = {"__name__": "tutorial"}
     for i, block in enumerate(code):
         exec(compile(block, f"{PAGE.name}, block {i + 1}", "exec"), names)
@@ -23,5 +23,8 @@ def test_the_tutorial_runs(capsys):
     assert "not read" in printed and "idlest first" in printed
     # a block that was dropped is among the three idlest by its step, too
     assert set(smaller.dropped) & set(names["stream"].idle()[:3])
+    found = names["hamiltonian"]
+    assert 0.1 < max(found.stationarity) < 0.6 and "not stationary, so not to be read" in printed
+    assert len(found.layers) == 3 and abs(found.effective_depth - 3) < 1e-6 and found.median < 0
     with torch.no_grad():
         torch.testing.assert_close(names["profile"].record("stem").count, 300 * 16)
