@@ -13,6 +13,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from isthmus.solve.truncated_cg import truncated_cg
 from isthmus.two_ended._types import StageWeights
 from isthmus.two_ended.metric import kronecker_inverse
 from isthmus.two_ended.sweeps import Sweeps
@@ -48,51 +49,6 @@ class NewtonResult:
     iterations: int
 
 
-@dataclass(frozen=True)
-class _Step:
-    x: Tensor
-    decrease: float  # predicted, of the objective over μ
-    length: float  # in the metric
-    limited: bool  # it ended on the region's boundary
-    products: int
-
-
-def _truncated_cg(
-    product: Callable[[Tensor], Tensor],
-    gradient: Tensor,
-    inverse: Callable[[Tensor], Tensor],
-    radius: float,
-    accuracy: float,
-    limit: int,
-) -> _Step:
-    """Steihaug's and Toint's conjugate gradients: to the boundary where curvature is negative or the step too long."""
-    x, r = torch.zeros_like(gradient), -gradient
-    z = inverse(r)
-    d = z.clone()
-    rz = start = float((r * z).sum())
-    decrease, xx, xd, dd = 0.0, 0.0, 0.0, rz  # inner products in the metric, by recurrence
-    for count in range(1, limit + 1):
-        Hd = product(d)
-        curvature = float((d * Hd).sum())
-        step = rz / curvature if curvature > 0 else math.inf
-        if not xx + 2 * step * xd + step * step * dd < radius * radius:
-            step = (-xd + math.sqrt(xd * xd + dd * (radius * radius - xx))) / dd
-            decrease += step * rz - 0.5 * step * step * curvature
-            return _Step(x.add_(d, alpha=step), decrease, radius, True, count)
-        x.add_(d, alpha=step)
-        r.add_(Hd, alpha=-step)
-        decrease += 0.5 * step * rz
-        xx += 2 * step * xd + step * step * dd
-        z = inverse(r)
-        rz, before = float((r * z).sum()), rz
-        if rz <= accuracy**2 * start:
-            break
-        beta = rz / before
-        d.mul_(beta).add_(z)
-        xd, dd = beta * (xd + step * dd), rz + beta * beta * dd
-    return _Step(x, decrease, math.sqrt(xx), False, count)
-
-
 def relative_residual(W: StageWeights, optimal: StageWeights) -> float:
     """Largest ``‖W_i − M_iσ(X_i)ᵀ‖/‖W_i‖`` over stages; a stage that is zero and should be counts as 0."""
     off, size = (W - optimal).norm(dim=(1, 2)), W.norm(dim=(1, 2))
@@ -124,13 +80,14 @@ def minimise(
     size = float((W * scale).norm())
     radius, smallest = max(0.1 * size, 1e-3), 1e-14 * max(size, 1e-3)
     inverse: Callable[[Tensor], Tensor] = torch.clone
-    products = iterations = refused = 0
+    products = iterations = refused = idle = 0
+    best = math.inf
     while True:
         residual = relative_residual(W, sweeps.optimal_weights(W, raw))
         status = None
         if residual <= tol:
             status = TwoEndedStatus.CONVERGED
-        elif radius < smallest or refused >= 25:
+        elif radius < smallest or refused >= 25 or idle >= 5:
             status = TwoEndedStatus.STALLED
         elif products >= budget:
             status = TwoEndedStatus.BUDGET_SPENT
@@ -138,7 +95,7 @@ def minimise(
             return NewtonResult(W, f, status, residual, products, iterations)
         if iterations % refresh_every == 0:
             inverse = kronecker_inverse(sweeps, W, seed=iterations)
-        step = _truncated_cg(
+        step = truncated_cg(
             lambda v, W=W: sweeps.hessian_product(W, v / scale) / (scale * mu),  # type: ignore[misc]
             raw / (scale * mu),
             inverse,
@@ -152,8 +109,10 @@ def minimise(
         predicted, noise = mu * step.decrease, _RESOLUTION * abs(f)
         if predicted > 10 * noise:
             ratio = (f - f_trial) / predicted if math.isfinite(f_trial) else -1.0
-        else:  # too small to be seen in the objective: the quadratic model is all there is
+        else:  # too small to be seen in the objective: go by the model, and by whether the residual still falls
             ratio = 1.0 if f_trial <= f + noise else -1.0
+            idle = 0 if residual < 0.5 * best else idle + 1
+            best = min(best, residual)
         if ratio < 0.25:
             radius = 0.25 * step.length
         elif ratio > 0.75 and step.limited:

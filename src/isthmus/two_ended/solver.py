@@ -103,7 +103,7 @@ def _message(result: NewtonResult, sweeps: Sweeps) -> str:
     advice = {
         TwoEndedStatus.CONVERGED: "solved on this mesh",
         TwoEndedStatus.STALLED: "no step decreases the objective any more; start from a better trained network, or "
-        "lower residual_tol if the residual is small enough for you",
+        "raise residual_tol if the residual is small enough for you",
         TwoEndedStatus.BUDGET_SPENT: "more Hessian products (budget), a better trained start, or a σ of smaller "
         "sharpness first",
         TwoEndedStatus.DIVERGED: "the path from the start weights is not finite on this mesh; use more steps",
