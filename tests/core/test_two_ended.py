@@ -439,3 +439,10 @@ def test_wrong_types_are_named(smooth, without_shape_checks):
         reference.gap(3)
     with pytest.raises(ValueError, match=r"positions must lie in \[0, 1\]"):
         reference.at(torch.tensor([1.5]))
+
+
+def test_a_problem_elsewhere_than_on_the_cpu_is_refused():
+    net = LeakyResNet(3, 2, width=5, depth=4, effective_depth=1.0, dtype=F64, device="meta")
+    p = Problem(net, torch.zeros(4, 3, dtype=F64), torch.zeros(4, 2, dtype=F64))
+    with pytest.raises(ValueError, match=r"is solved on the CPU, this one lies on meta: make a new Problem"):
+        solve_two_ended(p)

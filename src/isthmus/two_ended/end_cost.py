@@ -12,10 +12,18 @@ class EndCost:
 
     Args:
         problem: whose data, loss and end maps are used; learned maps are held at their values.
+
+    Raises:
+        ValueError: the problem does not lie on the CPU.
     """
 
     def __init__(self, problem: Problem) -> None:
         model = problem.model
+        if problem.x.device.type != "cpu":
+            raise ValueError(
+                f"the two-ended problem is solved on the CPU, this one lies on {problem.x.device}: make a new Problem "
+                "from model.cpu() and the data"
+            )
         self.loss = problem.loss
         self.start: Tensor = (model.in_map.detach().double() @ problem.x.double().T).contiguous()
         self._out = model.out_map.detach().double()

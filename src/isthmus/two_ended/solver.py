@@ -168,9 +168,10 @@ def solve_two_ended(
     Raises:
         TypeError: not a Problem; a start that is neither Geodesic nor TwoEnded.
         ValueError: an unknown order, steps that do not partition [0, 1], tolerances that are not positive or in
-            the wrong order, a start of another problem.
+            the wrong order, a start of another problem, a problem that does not lie on the CPU.
     """
     _check(problem, start, tol, residual_tol, max_steps, budget)
+    EndCost(problem)  # refuses what it cannot solve before any work is done
     start = problem.geodesic() if start is None else start
     if steps is None:
         steps = max(2, len(start.steps if isinstance(start, TwoEnded) else start.rho) // 2)
