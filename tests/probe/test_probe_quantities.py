@@ -32,7 +32,11 @@ def shards_of(A, sizes, activation=PLAIN, **options):
 # --- jackknife --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sizes", [[25] * 16, [5, 15, 20, 25, 25, 30, 35, 45, 20, 30, 10, 40, 25, 25, 20, 30]], ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    [pytest.param([25] * 16, marks=pytest.mark.slow), [5, 15, 20, 25, 25, 30, 35, 45, 20, 30, 10, 40, 25, 25, 20, 30]],
+    ids=str,
+)
 def test_standard_errors_match_the_scatter_of_repetitions(sizes):
     values, errors = {}, {}
     for seed in range(60):
