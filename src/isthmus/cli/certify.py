@@ -84,4 +84,5 @@ def _verdict(c: "Certificate") -> str:
         return "A critical point up to the choice of derivatives at ReLU's kinks: the residual there is at most 1e-3."
     if c.residual_max <= 0.1:
         return "Near a critical point: read the shapes of energies and H, not their digits."
-    return "No critical point: energies and H show the optimiser. Try `isthmus train --solver geodesic`."
+    solver = "geodesic" if c.kink_residual is None else "kinks"
+    return f"No critical point: energies and H show the optimiser. Try isthmus train --solver {solver} --dtype float64."

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isthmus.runs.config import RunConfig
-    from isthmus.runs.execution import Outcome, RunError, execute, load_run_model
+    from isthmus.runs.execution import Outcome, RunError, execute, load_run_model, load_run_problem
     from isthmus.runs.folder import FolderError, RunFolder
     from isthmus.runs.problems import ConfigError, Problem
     from isthmus.runs.state import StateError, load_state, save_state
@@ -22,6 +22,7 @@ _HOMES = {
     "StateError": "state",
     "execute": "execution",
     "load_run_model": "execution",
+    "load_run_problem": "execution",
     "load_state": "state",
     "save_state": "state",
 }
@@ -37,6 +38,7 @@ __all__ = [
     "StateError",
     "execute",
     "load_run_model",
+    "load_run_problem",
     "load_state",
     "save_state",
 ]

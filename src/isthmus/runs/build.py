@@ -181,6 +181,7 @@ def build(config: RunConfig) -> Built:
         batch_size=train.batch_size,
         seed=config.seed,
         log_every=train.log_every,
+        tolerance=train.tolerance,
     )
     return Built(task, model, trainer, device)
 

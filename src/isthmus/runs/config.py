@@ -202,8 +202,16 @@ class MeshConfig(Section):
 class TrainConfig(Section):
     """How to train."""
 
-    recipe: Literal["default", "paper"] = Field(
-        default="default", description="Optimisers: paper is Adam then SGD; default converges much further."
+    recipe: Literal["default", "paper", "fast", "geodesic", "kinks"] = Field(
+        default="default",
+        description="Optimisers: paper is Adam then SGD; default converges much further; fast stops early; geodesic "
+        "goes on with Newton's method; kinks passes through smooth ReLUs to a critical point of a ReLU network.",
+        json_schema_extra={"alias": "--solver"},
+    )
+    tolerance: float = Field(
+        default=0.0,
+        ge=0,
+        description="Stop when the largest stationarity residual is at most this; 0: after the recipe's steps.",
     )
     steps: int | None = Field(default=None, ge=3, description="Steps of the whole recipe; none: the recipe's own.")
     rate: float | None = Field(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -21,7 +21,9 @@ from isthmus.runs.state import StateError, load_state, save_state
 if TYPE_CHECKING:
     from isthmus.model import LeakyResNet
     from isthmus.runs.build import Built
+    from isthmus.solve import Problem as Objective
     from isthmus.solve import Trainer
+    from isthmus.solve.objective import Loss
 
 FINISHED = ("done", "diverged")
 """Statuses that training again would not change."""
@@ -304,6 +306,31 @@ def load_run_model(folder: str | Path, device: str = "cpu") -> "LeakyResNet":
         model = building.build_model(config, inputs, outputs, device)
     model.load_state_dict(weights)
     return model
+
+
+def load_run_problem(folder: str | Path) -> "Objective":
+    """The problem of a run with its network as last saved, in float64 on the CPU: to be checked or solved further.
+
+    Raises:
+        FolderError, StateError, ConfigError: as `load_run_model`.
+        StateError: the data are not those that the run was trained on.
+        ValueError, FileNotFoundError, ImportError: the data cannot be made again.
+    """
+    from isthmus.solve import Problem as Objective
+
+    model = load_run_model(folder).double()
+    place = RunFolder(folder)
+    if place.has_checkpoint and place.has_config:
+        state = load_state(place / CHECKPOINT, "checkpoint")
+        config, mark = _stored_config(state, place / CHECKPOINT), state["fingerprint"]
+    else:
+        rebuild = load_state(place / MODEL, "model")["rebuild"]
+        config, mark = RunConfig.from_mapping(rebuild["config"], f"the configuration in {place / MODEL}"), None
+    task = building.build_task(config)
+    if mark is not None and mark != building.fingerprint(task):
+        raise StateError(f"the data of {task.name!r} are not those that {place.path} was trained on; put them back")
+    loss = cast("Loss", task.loss)
+    return Objective(model, task.x_train, task.y_train, loss=loss, mu=config.train.mu)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ carries G: four. At ReLU's kinks σ̈ counts as 0: the Hessian of the piece at h
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,14 +30,15 @@ class Hessian:
 
     def __init__(self, problem: Problem, gauss_newton: bool = False) -> None:
         self.problem, self.gauss_newton = problem, gauss_newton
-        model, kind = problem.model, {"dtype": problem.model.weight.dtype, "device": problem.model.weight.device}
+        model = problem.model
+        kind: dict[str, Any] = {"dtype": model.weight.dtype, "device": model.weight.device}
         L, w, N = model.depth, model.width, problem.x.shape[0]
-        self._flow = FlowWorkspace(model.activation, model.effective_depth, L, w, N, keep_gradients=True, **kind)
+        self._flow = FlowWorkspace(problem.activation, problem.effective_depth, L, w, N, keep_gradients=True, **kind)
         self._slopes = torch.empty((L, w, N), **kind)
-        bent = not gauss_newton and model.activation.bend(model.weight.new_zeros(1)) is not None
+        bent = not gauss_newton and problem.activation.bend(model.weight.new_zeros(1)) is not None
         self._bent = torch.empty((L, w, N), **kind) if bent else None
         self._dA = torch.empty((w, N), **kind)
-        self._dS = torch.zeros((L, w + model.activation.extra, N), **kind)
+        self._dS = torch.zeros((L, w + problem.activation.extra, N), **kind)
         self._dG, self._pulled = torch.empty((w, N), **kind), torch.empty((w, N), **kind)
 
     @torch.no_grad()
@@ -45,22 +47,24 @@ class Hessian:
         problem, model, flow = self.problem, self.problem.model, self._flow
         w, rho = model.width, model.rho.tolist()
         self._rho = rho
-        torch.mm(model.in_map, problem.x.T, out=flow.A[0])
+        torch.mm(model.in_map, problem.x.T, out=flow.start)
         self._outputs = model.out_map @ flow.forward(model.weight, rho)
         _, self._d_outputs = problem.end(self._outputs, problem.y)
         torch.mm(model.out_map.T, self._d_outputs, out=flow.gradient(model.depth))
         flow.backward(model.weight, rho, 0.0, None)
         for layer in range(model.depth):
-            self._slopes[layer].copy_(model.activation.derivative(flow.A[layer]))
+            self._slopes[layer].copy_(problem.activation.derivative(flow.A[layer]))
             if self._bent is not None:
                 torch.mm(model.weight[layer, :, :w].T, flow.gradient(layer + 1), out=self._bent[layer])
-                self._bent[layer].mul_(model.activation.bend(flow.A[layer]))
+                bend = problem.activation.bend(flow.A[layer])
+                assert bend is not None
+                self._bent[layer].mul_(bend)
 
     @torch.no_grad()
     def product(self, direction: Sequence[Tensor]) -> list[Tensor]:
         """``H V``, for V given as one tensor a parameter, in the order and shapes of ``problem.parameters``."""
         model, problem, flow = self.problem.model, self.problem, self._flow
-        L, w, leak, W, V = model.depth, model.width, model.effective_depth, model.weight, direction[0]
+        L, w, leak, W, V = model.depth, model.width, problem.effective_depth, model.weight, direction[0]
         learned, full = model.ends == "learned", not self.gauss_newton
         dA, dG = self._dA, self._dG
         if learned:

@@ -15,6 +15,7 @@ from torch import Tensor
 from isthmus.solve.kronecker import KroneckerMetric
 from isthmus.solve.objective import Evaluation, Problem
 from isthmus.solve.optimiser import Closure, Optimiser
+from isthmus.solve.scaled import ScaledParameters
 
 
 class LBFGS(Optimiser):
@@ -64,24 +65,12 @@ class LBFGS(Optimiser):
         self._count, self._iterations = 0, 0
         self._gradient, self._evaluation, self._stalled = None, None, False
 
-    def _scales(self) -> list[Tensor | float]:
-        return [self.problem.model.rho.sqrt()[:, None, None], *[1.0] * (len(self.problem.parameters) - 1)]
-
     def _read(self, gradient: bool) -> Tensor:
-        pieces = []
-        for p, scale in zip(self.problem.parameters, self._scales(), strict=True):
-            if gradient:
-                assert p.grad is not None
-                pieces.append((p.grad / scale).flatten())
-            else:
-                pieces.append((p.data * scale).flatten())
-        return torch.cat(pieces)
+        scaled = ScaledParameters(self.problem)
+        return scaled.gradient() if gradient else scaled.values()
 
     def _write(self, v: Tensor) -> None:
-        start = 0
-        for p, scale in zip(self.problem.parameters, self._scales(), strict=True):
-            p.data.copy_(v[start : start + p.numel()].view_as(p) / scale)
-            start += p.numel()
+        ScaledParameters(self.problem).write(v)
 
     def _directions(self, g: Tensor) -> Iterator[Tensor]:
         """What to search along, best first: the recursion, without its memory, and plain steepest descent."""

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from isthmus.activations import Activation
 from isthmus.flow import FlowWorkspace
 from isthmus.geodesic import Geodesic
 from isthmus.memory import RecomputeWorkspace, segment_for
@@ -50,6 +51,8 @@ class Problem:
             of about √L layers, and checkpoints; a second forward sweep makes the rest again, for a sixth to a third
             more time. A number: the most bytes that the buffers of the sweeps may take, used to recompute as little
             as possible. See docs/benchmarks.md.
+        activation: σ that stands in for the model's while this problem is solved (continuation); None: the model's.
+        effective_depth: L̃ that stands in for the model's; None: the model's.
 
     Attributes:
         keep_path: whether `evaluate` keeps every state for `last_path`, at the cost of one pass over a buffer a layer.
@@ -71,6 +74,8 @@ class Problem:
         x_test: Tensor | None = None,
         y_test: Tensor | None = None,
         memory: Memory | int = "store",
+        activation: Activation | None = None,
+        effective_depth: float | None = None,
     ) -> None:
         if loss not in ("mse", "cross_entropy"):
             raise ValueError(f"loss must be 'mse' or 'cross_entropy', got {loss!r}")
@@ -87,6 +92,14 @@ class Problem:
         if not whole and memory not in ("store", "recompute"):
             raise ValueError(f"memory must be 'store', 'recompute' or a whole number of bytes, got {memory!r}")
         self.model, self.loss, self.mu = model, loss, float(mu)
+        self.activation = model.activation if activation is None else activation
+        if self.activation.extra != model.activation.extra:
+            raise ValueError(
+                f"an activation that stands in for {model.activation} must append as many ones, got {self.activation}"
+            )
+        self.effective_depth = model.effective_depth if effective_depth is None else float(effective_depth)
+        if not 0 <= self.effective_depth < float("inf"):
+            raise ValueError(f"effective_depth must be finite and not negative, got {effective_depth}")
         self.memory = memory
         self.keep_path = False
         self.x, self.y = self._data(x, y, "training")
@@ -149,10 +162,47 @@ class Problem:
         shape = (model.depth, model.width, samples)
         kind: dict[str, Any] = {"dtype": weight.dtype, "device": weight.device}
         if self.memory == "store":
-            return FlowWorkspace(model.activation, model.effective_depth, *shape, keep_path=self.keep_path, **kind)
+            return FlowWorkspace(self.activation, self.effective_depth, *shape, keep_path=self.keep_path, **kind)
         budget = None if isinstance(self.memory, str) else self.memory
-        segment = segment_for(model.activation, *shape, weight.dtype, budget)
-        return RecomputeWorkspace(model.activation, model.effective_depth, *shape, segment=segment, **kind)
+        segment = segment_for(self.activation, *shape, weight.dtype, budget)
+        return RecomputeWorkspace(self.activation, self.effective_depth, *shape, segment=segment, **kind)
+
+    def variant(
+        self,
+        *,
+        rows: int | None = None,
+        mu: float | None = None,
+        activation: Activation | None = None,
+        effective_depth: float | None = None,
+    ) -> "Problem":
+        """The same model under other conditions: the easier problems that continuation passes through.
+
+        It trains the same parameters, and has no test part.
+
+        Args:
+            rows: so many of the training rows, at even distances; all by default.
+            mu: another weight decay.
+            activation: another σ, which appends as many ones.
+            effective_depth: another L̃.
+
+        Raises:
+            ValueError: a number of rows outside 1..N; see also the constructor.
+        """
+        N = self.x.shape[0]
+        rows = N if rows is None else rows
+        if not 1 <= rows <= N:
+            raise ValueError(f"rows must lie in 1..{N} (the training rows), got {rows}")
+        chosen = torch.linspace(0, N - 1, rows, dtype=torch.float64).round().long().to(self.x.device)
+        return Problem(
+            self.model,
+            self.x if rows == N else self.x[chosen],
+            self.y if rows == N else self.y[chosen],
+            loss=self.loss,
+            mu=self.mu if mu is None else mu,
+            memory=self.memory,
+            activation=self.activation if activation is None else activation,
+            effective_depth=self.effective_depth if effective_depth is None else effective_depth,
+        )
 
     def end(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Data cost, and its gradient with respect to ``outputs`` ``(out, samples)``."""
@@ -309,8 +359,8 @@ class Problem:
         model = self.model
         wide = torch.float64
         flow = FlowWorkspace(
-            model.activation,
-            model.effective_depth,
+            self.activation,
+            self.effective_depth,
             model.depth,
             model.width,
             self.x.shape[0],
@@ -335,9 +385,9 @@ class Problem:
             rho=rho,
             A=flow.A.transpose(1, 2),
             M=flow.G.mul_(-1 / self.mu).transpose(1, 2),
-            effective_depth=model.effective_depth,
+            effective_depth=self.effective_depth,
             weight_decay=self.mu,
-            activation=model.activation,
+            activation=self.activation,
             objective=float(cost + 0.5 * self.mu * penalty),
             data_cost=float(cost),
             colours=colours,

@@ -3,11 +3,16 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-OptimiserName = Literal["adam", "sgd", "muon", "lbfgs", "settle"]
+from isthmus.activations import ReLU, SmoothReLU
+
+if TYPE_CHECKING:
+    from isthmus.solve.objective import Problem
+
+OptimiserName = Literal["adam", "sgd", "muon", "lbfgs", "settle", "newton"]
 # These need one objective throughout: the full batch, and step-sizes that stay.
-FULL_BATCH = ("lbfgs", "settle")
+FULL_BATCH = ("lbfgs", "settle", "newton")
 
 
 @dataclass(frozen=True)
@@ -15,20 +20,28 @@ class Stage:
     """One optimiser for a number of steps.
 
     Args:
-        optimiser: ``adam``, ``sgd``, ``muon``, ``lbfgs`` or ``settle``.
+        optimiser: ``adam``, ``sgd``, ``muon``, ``lbfgs``, ``settle`` or ``newton``.
         steps: number of iterations.
         rate: peak rate. Of Muon in units of ``max(L̃, 1)``: the operator norm of a step of W. Unused by
-            L-BFGS; a factor on the measured rate in ``settle``.
+            L-BFGS and Newton; a factor on the measured rate in ``settle``.
         cosine: let the rate fall to 0 along a half cosine; else constant.
+        fraction: train on so much of the rows, at even distances: an easier problem to begin with.
+        sharpness: train with a smooth ReLU of this sharpness in place of a ReLU (or of another smooth one).
+        mu_factor: train with so many times the weight decay.
+        leak_factor: train with so many times L̃.
 
     Raises:
-        ValueError: steps below 1, a rate that is not positive, an unknown optimiser.
+        ValueError: steps below 1, a rate or another number that is not positive, an unknown optimiser.
     """
 
     optimiser: OptimiserName
     steps: int
     rate: float = 1.0
     cosine: bool = True
+    fraction: float = 1.0
+    sharpness: float | None = None
+    mu_factor: float = 1.0
+    leak_factor: float = 1.0
 
     def __post_init__(self) -> None:
         if self.optimiser not in get_args(OptimiserName):
@@ -39,6 +52,28 @@ class Stage:
             raise ValueError(f"a stage needs at least one step, got {self.steps}")
         if not 0 < self.rate < math.inf:
             raise ValueError(f"a rate must be positive and finite, got {self.rate}")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction (of the rows) must lie in (0, 1], got {self.fraction}")
+        for name in ("sharpness", "mu_factor", "leak_factor"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+
+    def of(self, problem: "Problem") -> "Problem":
+        """The problem that this stage solves: the given one itself, where no condition differs."""
+        rows = max(1, round(self.fraction * problem.x.shape[0]))
+        activation = problem.activation
+        if self.sharpness is not None:
+            if not isinstance(activation, ReLU | SmoothReLU):
+                raise ValueError(f"sharpness is for networks with a ReLU or a smooth one, not {activation}")
+            activation = SmoothReLU(append_one=activation.append_one, sharpness=self.sharpness)
+        leak = self.leak_factor * problem.effective_depth
+        same = (
+            rows == problem.x.shape[0] and activation == problem.activation and self.mu_factor == self.leak_factor == 1
+        )
+        if same:
+            return problem
+        return problem.variant(rows=rows, mu=self.mu_factor * problem.mu, activation=activation, effective_depth=leak)
 
     def rate_at(self, step: int) -> float:
         """The rate of iteration ``step = 0 … steps − 1``."""
@@ -68,7 +103,55 @@ def default(steps: int = 2000, rate: float = 0.02) -> tuple[Stage, ...]:
     )
 
 
-RECIPES: dict[str, Callable[..., tuple[Stage, ...]]] = {"default": default, "paper": paper}
+def fast(steps: int = 400, rate: float = 1.0) -> tuple[Stage, ...]:
+    """Down quickly, then stop: L-BFGS on a fifth of the rows, then on all.
+
+    120 and 280 of 400 steps. It passes the objective at which the paper's recipe ends in a fiftieth of its steps:
+    docs/notes/solver.md, benchmarks/time_to_objective.py.
+    """
+    first = max(1, round(steps * 0.3))
+    return (Stage("lbfgs", first, rate, fraction=0.2), Stage("lbfgs", max(1, steps - first), rate))
+
+
+def geodesic(steps: int = 4000, rate: float = 1.0) -> tuple[Stage, ...]:
+    """As close to a critical point as it goes: L-BFGS on a fifth of the rows, then on all, then Newton.
+
+    A tenth, 87.5 % and 2.5 % of the steps; a step of Newton's costs up to 300 Hessian products. Use float64, and a
+    smooth σ where the certificate matters.
+    """
+    first, last = max(1, round(steps * 0.1)), max(1, round(steps * 0.025))
+    return (
+        Stage("lbfgs", first, rate, fraction=0.2),
+        Stage("lbfgs", max(1, steps - first - last), rate),
+        Stage("newton", last, rate),
+    )
+
+
+def kinks(steps: int = 6000, rate: float = 1.0) -> tuple[Stage, ...]:
+    """To a critical point of a ReLU network, as the limit of smooth ones: sharpness 5, 20, 100, 1000, 10⁴.
+
+    L-BFGS, then Newton (a sixth of the steps), at each. The derivatives of the last smooth network are those that make
+    the gradient vanish at ReLU's kinks: what to read is the residual up to kinks (`isthmus.solve.certify`).
+    """
+    each = steps / 5
+    newton = max(1, round(each / 6))
+    return tuple(
+        stage
+        for sharpness in (5.0, 20.0, 100.0, 1e3, 1e4)
+        for stage in (
+            Stage("lbfgs", max(1, round(each) - newton), rate, sharpness=sharpness),
+            Stage("newton", newton, rate, sharpness=sharpness),
+        )
+    )
+
+
+RECIPES: dict[str, Callable[..., tuple[Stage, ...]]] = {
+    "default": default,
+    "paper": paper,
+    "fast": fast,
+    "geodesic": geodesic,
+    "kinks": kinks,
+}
 
 
 def recipe(
@@ -77,14 +160,14 @@ def recipe(
     """A recipe by name, with its own numbers where none are given.
 
     Args:
-        name: ``default`` or ``paper``.
+        name: ``default``, ``paper``, ``fast``, ``geodesic`` or ``kinks``.
         steps: total number of steps.
         rate: peak rate of the first stage.
         full_batch: False for minibatches: stages that need the whole objective (`FULL_BATCH`) are left out, and the
             first stage gets all the steps.
 
     Raises:
-        ValueError: an unknown name, or fewer than 3 steps.
+        ValueError: an unknown name, fewer than 3 steps, or minibatches for a recipe that has no stage for them.
     """
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}: expected one of {', '.join(RECIPES)}")
@@ -96,4 +179,6 @@ def recipe(
     stages = own(steps) if rate is None else own(steps, rate)
     if full_batch or all(stage.optimiser not in FULL_BATCH for stage in stages):
         return stages
+    if stages[0].optimiser in FULL_BATCH:
+        raise ValueError(f"recipe {name!r} needs the full batch: leave batch_size out, or take 'default' or 'paper'")
     return (replace(stages[0], steps=sum(stage.steps for stage in stages)),)

@@ -14,6 +14,7 @@ from isthmus.solve.first_order import adam, sgd
 from isthmus.solve.kronecker import KroneckerMetric
 from isthmus.solve.lbfgs import LBFGS
 from isthmus.solve.muon import Muon
+from isthmus.solve.newton import Newton
 from isthmus.solve.objective import Evaluation, Problem
 from isthmus.solve.optimiser import Optimiser
 from isthmus.solve.recipes import FULL_BATCH, Stage
@@ -62,9 +63,11 @@ class Trainer:
         batch_size: rows of a minibatch, drawn without replacement in epochs; None for the full batch.
         seed: of the minibatches.
         log_every: steps between history rows.
+        tolerance: on the largest stationarity residual: training is done when a history row of a stage on the problem
+            itself is below. 0: the stages run to their ends.
 
     Raises:
-        ValueError: no stages; L-BFGS with minibatches; sizes out of range.
+        ValueError: no stages; L-BFGS with minibatches; minibatches of part of the rows; sizes out of range.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Trainer:
         batch_size: int | None = None,
         seed: int = 0,
         log_every: int = 20,
+        tolerance: float = 0.0,
     ) -> None:
         if isinstance(stages, Stage) or not all(isinstance(stage, Stage) for stage in stages):
             raise TypeError(f"stages must be a sequence of Stage, as recipe() returns it, got {stages!r}")
@@ -90,8 +94,13 @@ class Trainer:
                     f"{' and '.join(FULL_BATCH)} need the full batch: leave batch_size out, or take a recipe for "
                     "minibatches, recipe(name, full_batch=False)"
                 )
+            if any(stage.fraction < 1 for stage in stages):
+                raise ValueError("a stage on a fraction of the rows takes no minibatches: leave batch_size out")
         if log_every < 1:
             raise ValueError(f"log_every must be at least 1, got {log_every}")
+        if not 0 <= tolerance < math.inf:
+            raise ValueError(f"tolerance must be finite and not negative, got {tolerance}")
+        self.tolerance = tolerance
         self.problem, self.stages, self.scheduler = problem, tuple(stages), scheduler
         if scheduler is not None:
             adapts = problem.memory == "store" and not scheduler.frozen
@@ -108,23 +117,31 @@ class Trainer:
         self._cursor = 0
         self._stage = 0
         self._stage_step = 0
-        self._optimiser = self._make(self.stages[0])
+        self._enter(self.stages[0])
 
     # --- stages -----------------------------------------------------------------------------------------------
 
-    def _make(self, stage: Stage) -> Optimiser:
-        parameters = self.problem.parameters
+    def _enter(self, stage: Stage) -> None:
+        """Make the stage's problem and its optimiser."""
+        self._current = stage.of(self.problem)
+        self._current.keep_path = self._current.keep_path or self.problem.keep_path
+        self._optimiser = self._make(stage, self._current)
+
+    def _make(self, stage: Stage, problem: Problem) -> Optimiser:
+        parameters = problem.parameters
         if stage.optimiser == "muon":
             return Muon(parameters[0], parameters[1:])
         if stage.optimiser == "lbfgs":
-            return LBFGS(self.problem, metric=KroneckerMetric(self.problem))
+            return LBFGS(problem, metric=KroneckerMetric(problem))
         if stage.optimiser == "settle":
-            return Settle(self.problem)
+            return Settle(problem)
+        if stage.optimiser == "newton":
+            return Newton(problem, tolerance=self.tolerance)
         return adam(parameters) if stage.optimiser == "adam" else sgd(parameters)
 
     def _rate(self) -> float:
         stage = self.stages[self._stage]
-        scale = max(self.problem.model.effective_depth, 1.0) if stage.optimiser == "muon" else 1.0
+        scale = max(self._current.effective_depth, 1.0) if stage.optimiser == "muon" else 1.0
         return stage.rate_at(self._stage_step) * scale
 
     @property
@@ -136,6 +153,11 @@ class Trainer:
     def stage(self) -> str:
         """Name of the running stage's optimiser; ``done`` after the last."""
         return self.stages[self._stage].optimiser if not self.done else "done"
+
+    @property
+    def hessian_products(self) -> int:
+        """Products that the present stage of Newton's has spent; 0 in others."""
+        return self._optimiser.products if isinstance(self._optimiser, Newton) else 0
 
     @property
     def done(self) -> bool:
@@ -162,18 +184,18 @@ class Trainer:
             raise RuntimeError("every stage has run: make a new Trainer for more steps")
         batch, rate = self._batch(), self._rate()
         moves_mesh = self.scheduler is not None and self.stage not in FULL_BATCH
-        evaluation = self._optimiser.step(lambda: self.problem.evaluate(batch), rate)
+        evaluation = self._optimiser.step(lambda: self._current.evaluate(batch), rate)
         self.step_count += 1
         self._stage_step += 1
         if moves_mesh and self.scheduler is not None and math.isfinite(evaluation.objective):
-            path = self.problem.last_path() if batch is None and self.problem.keep_path else None
+            path = self._current.last_path() if batch is None and self._current.keep_path else None
             if self.scheduler.step(path):
                 self._optimiser.parameters_moved()
         if self._stage_step >= self.stages[self._stage].steps or self._optimiser.finished:
             self._stage += 1
             self._stage_step = 0
             if not self.done:
-                self._optimiser = self._make(self.stages[self._stage])
+                self._enter(self.stages[self._stage])
         return evaluation
 
     # --- history ----------------------------------------------------------------------------------------------
@@ -254,6 +276,9 @@ class Trainer:
         row = self.record()
         if not math.isfinite(float(row["objective"] or 0.0)):
             return self._failure()
+        if not self.done and self._current is self.problem and float(row["residual_max"] or 0.0) <= self.tolerance:
+            self._stage = len(self.stages)
+            row |= {"stage": self.stage, "rate": None}
         self.history.append(row)
         if on_record is not None:
             on_record(row)
@@ -332,7 +357,7 @@ class Trainer:
         self._stage, self._stage_step = int(state["stage"]), int(state["stage_step"])
         self.step_count, self.seconds = int(state["step"]), float(state["seconds"])
         if not self.done:
-            self._optimiser = self._make(self.stages[self._stage])
+            self._enter(self.stages[self._stage])
             self._optimiser.load_state_dict(state["optimiser"])
         self._generator.set_state(state["generator"])
         self._order = None if state["order"] is None else state["order"].clone()

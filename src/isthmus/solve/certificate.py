@@ -1,0 +1,137 @@
+"""The certificate: how far a network is from a critical point, in the numbers that the theory asks for."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from isthmus._types import PerLayer
+from isthmus.activations import ReLU
+from isthmus.bottleneck import collapsed
+from isthmus.geodesic import Geodesic
+from isthmus.mechanics import scaled_hamiltonian, stationarity_residual
+from isthmus.mechanics.kinks import kink_residual
+
+# What counts as converged: the residual of a smooth network, and of a ReLU network up to its kinks.
+RESIDUAL_CONVERGED = 1e-4
+KINKS_CONVERGED = 1e-3
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How critical a path is; everything in float64. 0 everywhere at a critical point, but for what says otherwise.
+
+    Args:
+        residual: stationarity residual per layer (E9).
+        residual_max: its largest.
+        residual_median: its median.
+        gradient_norm: of the objective in the variables ``√ρ_ℓ W_ℓ``, absolute.
+        duality_gap: ``|μΣρ_ℓ‖W_ℓ‖² + Σ⟨W_ℓ, ∂C/∂W_ℓ⟩|`` over its first part: scaling all weights must not pay.
+        hamiltonian: staggered ``−2H/L̃`` per layer; empty at L̃ = 0.
+        h_spread: its largest minus its smallest. Not 0 at a critical point: the O(ρ) error of the layers.
+        h_predicted: the spread that symplectic Euler has to first order at a critical point, see `hamiltonian_drift`.
+        h_unexplained: the spread that is left when that is taken away: O(ρ²) at a critical point.
+        kink_residual: of a ReLU network, the largest residual with the best derivatives at kinks; None for other σ.
+        kink_width: states within this times the layer's root mean square count as kinks.
+        kinks: how many.
+        collapsed: whether the outputs do not depend on the inputs.
+    """
+
+    residual: PerLayer
+    residual_max: float
+    residual_median: float
+    gradient_norm: float
+    duality_gap: float
+    hamiltonian: Float[Tensor, "layers_or_none"]
+    h_spread: float
+    h_predicted: float
+    h_unexplained: float
+    kink_residual: float | None
+    kink_width: float
+    kinks: int
+    collapsed: bool
+
+    @property
+    def converged(self) -> bool:
+        """Whether the residual is at most 1e-4; for ReLU up to its kinks, 1e-3."""
+        if self.collapsed:
+            return False
+        at_kinks = self.kink_residual is not None and self.kink_residual <= KINKS_CONVERGED
+        return self.residual_max <= RESIDUAL_CONVERGED or at_kinks
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON (NaN and infinity as None)."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return [plain(v) for v in value.tolist()]
+            return None if isinstance(value, float) and not math.isfinite(value) else value
+
+        return {name: plain(value) for name, value in asdict(self).items()} | {"converged": self.converged}
+
+
+def hamiltonian_drift(geodesic: Geodesic) -> PerLayer:
+    """By how much the staggered ``−2H/L̃`` departs from a constant at a critical point, to first order in ρ.
+
+    Layers are symplectic Euler, ``A_ℓ = A_{ℓ−1} + ρH_B``, ``B_ℓ = B_{ℓ−1} − ρH_A`` at ``(A_{ℓ−1}, B_ℓ)``: it conserves
+    ``H(A_{ℓ−1}, B_ℓ) + (ρ/2)⟨H_A, H_B⟩ + O(ρ²)`` (Hairer, Lubich and Wanner 2006, IX.3). With ``ρH_B = ΔA`` and
+    ``ρH_A = −ΔB`` the second term is ``−⟨ΔA, ΔB⟩/2ρ``. Where ρ changes from layer to layer, the conserved quantity
+    changes by ``−(Δρ/2)⟨H_A, H_B⟩`` between them.
+
+    Args:
+        geodesic: a path at L̃ > 0.
+    """
+    rho, leak = geodesic.rho, geodesic.effective_depth
+    dA, dB = geodesic.A[1:] - geodesic.A[:-1], (geodesic.M[1:] - geodesic.M[:-1]) / leak
+    product = -(dA * dB).sum(dim=(1, 2)) / rho**2
+    jumps = torch.cat((rho.new_zeros(1), ((rho[1:] - rho[:-1]) * product[:-1] / 2).cumsum(0)))
+    return (2 / leak) * (rho * product / 2 + jumps)
+
+
+def certify(geodesic: Geodesic, kink_width: float = 1e-3, kink_iterations: int = 200) -> Certificate:
+    """Check a path afresh.
+
+    Args:
+        geodesic: from `Problem.geodesic`, which computes it in float64.
+        kink_width: of ReLU's kinks, relative to the root mean square of a layer's states; 0 leaves them out.
+        kink_iterations: of the search for the best derivatives there.
+
+    Raises:
+        ValueError: a path that is not finite.
+    """
+    g = geodesic
+    if not bool(torch.isfinite(g.A).all() and torch.isfinite(g.M).all()):
+        raise ValueError("the path or its momenta are not finite: nothing can be certified")
+    residual = stationarity_residual(g.A, g.M, g.W, g.activation)
+    optimal = g.M[1:].mT @ g.activation.features(g.A[:-1])
+    off = (g.W - optimal) * g.rho.sqrt()[:, None, None] * g.weight_decay
+    squares = (g.rho * g.W.square().sum(dim=(1, 2))).sum()
+    cross = (g.rho * (g.W * optimal).sum(dim=(1, 2))).sum()
+    H = residual.new_zeros(0)
+    spread = predicted = unexplained = math.nan
+    if g.effective_depth > 0:
+        scaled = [scaled_hamiltonian(g.A[i], g.M[i + 1], g.effective_depth, g.activation) for i in range(g.depth)]
+        H = -2 / g.effective_depth**2 * residual.new_tensor(scaled)
+        drift = hamiltonian_drift(g)
+        spread, predicted, unexplained = (float(v.max() - v.min()) for v in (H, drift, H - drift))
+    kinks = None
+    if isinstance(g.activation, ReLU) and kink_width > 0:
+        kinks = kink_residual(g.A, g.M[-1], g.W, g.rho, g.effective_depth, g.activation, kink_width, kink_iterations)
+    return Certificate(
+        residual=residual,
+        residual_max=float(residual.max()),
+        residual_median=float(residual.quantile(0.5)),
+        gradient_norm=float(off.norm()),
+        duality_gap=float((squares - cross).abs() / squares) if float(squares) > 0 else 0.0,
+        hamiltonian=H,
+        h_spread=spread,
+        h_predicted=predicted,
+        h_unexplained=unexplained,
+        kink_residual=None if kinks is None else float(kinks.residual.max()),
+        kink_width=kink_width,
+        kinks=0 if kinks is None else kinks.kinks,
+        collapsed=collapsed(g),
+    )

@@ -1,0 +1,54 @@
+"""The variables of the second-order methods: ``√ρ_ℓ W_ℓ`` (learned ends as they are), as one flat vector.
+
+In them the penalty of (E3) is ``(μ/2)‖·‖²``: its Hessian is a multiple of the unit matrix.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from isthmus.solve.objective import Problem
+
+
+class ScaledParameters:
+    """The parameters of a problem, and what belongs to them, read and written in scaled variables.
+
+    Made anew where ρ may have changed: it holds the scales.
+
+    Args:
+        problem: whose parameters are meant.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.parameters = problem.parameters
+        self._scales: list[Tensor | float] = [problem.model.rho.sqrt()[:, None, None]]
+        self._scales += [1.0] * (len(self.parameters) - 1)
+
+    def values(self) -> Tensor:
+        """The parameters, scaled."""
+        return self.flatten([p.data for p in self.parameters])
+
+    def gradient(self) -> Tensor:
+        """The gradient of the last evaluation in scaled variables."""
+        gradients = [p.grad for p in self.parameters]
+        assert all(g is not None for g in gradients)
+        return self.flatten([g for g in gradients if g is not None], gradient=True)
+
+    def flatten(self, tensors: Sequence[Tensor], gradient: bool = False) -> Tensor:
+        """Tensors of the parameters' shapes as one vector: values, or (covariantly) gradients."""
+        pairs = zip(tensors, self._scales, strict=True)
+        return torch.cat([(t / scale if gradient else t * scale).flatten() for t, scale in pairs])
+
+    def unflatten(self, v: Tensor) -> list[Tensor]:
+        """A vector of scaled values as tensors of the parameters' shapes, unscaled."""
+        out, start = [], 0
+        for p, scale in zip(self.parameters, self._scales, strict=True):
+            out.append(v[start : start + p.numel()].view(p.shape) / scale)
+            start += p.numel()
+        return out
+
+    def write(self, v: Tensor) -> None:
+        """Set the parameters from a vector of scaled values."""
+        for p, value in zip(self.parameters, self.unflatten(v), strict=True):
+            p.data.copy_(value)

@@ -1,0 +1,140 @@
+"""`solve`: from a problem to a certified path, with a status that says how it ended."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+from isthmus.geodesic import Geodesic
+from isthmus.solve.certificate import KINKS_CONVERGED, RESIDUAL_CONVERGED, Certificate, certify
+from isthmus.solve.objective import Problem
+from isthmus.solve.recipes import Stage, recipe
+from isthmus.solve.trainer import Record, Trainer, TrainStatus
+
+
+class SolveStatus(StrEnum):
+    """How a solve ended."""
+
+    CONVERGED = "converged"
+    STALLED_AT_KINKS = "stalled at kinks"
+    BUDGET_SPENT = "budget spent"
+    COLLAPSED = "collapsed to zero"
+    DIVERGED = "diverged"
+    INTERRUPTED = "interrupted"
+
+
+ADVICE = {
+    SolveStatus.CONVERGED: "",
+    SolveStatus.STALLED_AT_KINKS: "critical up to the choice of derivatives at ReLU's kinks, where the gradient of a "
+    "minimum need not vanish: SmoothReLU has none",
+    SolveStatus.BUDGET_SPENT: "give it more steps, float64, or a smooth activation (SmoothReLU), and read energies "
+    "and H with the residual beside them",
+    SolveStatus.COLLAPSED: "the zero network is a local minimum: take the default initialisation, a smaller L̃ or "
+    "weight decay, or raise them in stages (Stage(leak_factor=…, mu_factor=…))",
+    SolveStatus.DIVERGED: "try float64 or the default initialisation; the last good state is kept",
+    SolveStatus.INTERRUPTED: "call solve again: it goes on from the parameters as they are",
+}
+
+
+@dataclass(frozen=True)
+class Solution(Geodesic):
+    """A geodesic with its certificate. ``status`` is a `SolveStatus`.
+
+    Args:
+        certificate: how critical it is, checked in float64.
+        advice: what to try; empty where it converged.
+        statistics: steps, seconds, the stages with their steps, Hessian products of a last stage of Newton's.
+        history: rows of `Trainer.history`.
+    """
+
+    certificate: Certificate | None = None
+    advice: str = ""
+    statistics: dict[str, Any] = field(default_factory=dict)
+    history: list[Record] = field(default_factory=list, repr=False)
+
+
+def _status(certificate: Certificate, ended: TrainStatus, tolerance: float) -> SolveStatus:
+    if ended is TrainStatus.DIVERGED:
+        return SolveStatus.DIVERGED
+    if certificate.collapsed:
+        return SolveStatus.COLLAPSED
+    if certificate.residual_max <= tolerance:
+        return SolveStatus.CONVERGED
+    if certificate.kink_residual is not None and certificate.kink_residual <= max(tolerance, KINKS_CONVERGED):
+        return SolveStatus.STALLED_AT_KINKS
+    return SolveStatus.INTERRUPTED if ended is TrainStatus.INTERRUPTED else SolveStatus.BUDGET_SPENT
+
+
+def solve(
+    problem: Problem,
+    stages: str | Sequence[Stage] = "geodesic",
+    *,
+    steps: int | None = None,
+    tolerance: float = RESIDUAL_CONVERGED,
+    seconds: float | None = None,
+    on_record: Callable[[Record], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    log_every: int = 20,
+    kink_width: float = 1e-3,
+) -> Solution:
+    """Train a problem's model towards a critical point of (E3), and certify what was reached.
+
+    The model is changed in place, and may be one that was trained before.
+
+    Args:
+        problem: model, data, weight decay.
+        stages: name of a recipe, or stages: optimisers with their conditions, see `isthmus.solve.Stage`.
+        steps: of the whole recipe; None for its own number. Not for stages given one by one.
+        tolerance: on every layer's stationarity residual, at which to stop.
+        seconds: wall-clock budget; the step at hand is finished.
+        on_record: is given every history row.
+        should_stop: asked after every step.
+        log_every: steps between history rows, at which the tolerance is checked.
+        kink_width: see `isthmus.solve.certify`.
+
+    Raises:
+        ValueError: an unknown recipe, or arguments out of range; `steps` beside stages.
+
+    >>> from isthmus import Identity, LeakyResNet, Problem, make_task
+    >>> import torch
+    >>> task = make_task("teacher", dims=(3, 1, 3), train=30, test=5)
+    >>> model = LeakyResNet(3, 3, width=4, depth=4, effective_depth=2.0, activation=Identity(), dtype=torch.float64)
+    >>> solve(Problem(model, task.x_train, task.y_train, mu=0.01), steps=400).status.value
+    'converged'
+    """
+    if isinstance(stages, str):
+        chosen: Sequence[Stage] = recipe(stages, steps)
+    elif steps is not None:
+        raise ValueError("steps go with the name of a recipe; stages have their own")
+    else:
+        chosen = stages
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"seconds must be positive, got {seconds}")
+    trainer = Trainer(problem, chosen, log_every=log_every, tolerance=tolerance)
+    started, spent = time.perf_counter(), False
+
+    def stop() -> bool:
+        nonlocal spent
+        spent = spent or (seconds is not None and time.perf_counter() - started >= seconds)
+        return spent or (should_stop is not None and should_stop())
+
+    ended = trainer.run(on_record=on_record, should_stop=stop)
+    elapsed = time.perf_counter() - started
+    geodesic = problem.geodesic()
+    certificate = certify(geodesic, kink_width)
+    how = TrainStatus.DONE if spent and ended.status is TrainStatus.INTERRUPTED else ended.status
+    status = _status(certificate, how, tolerance)
+    values = {f.name: getattr(geodesic, f.name) for f in fields(geodesic)} | {"status": status}
+    return Solution(
+        **values,
+        certificate=certificate,
+        advice=ended.advice if status is SolveStatus.DIVERGED else ADVICE[status],
+        statistics={
+            "steps": trainer.step_count,
+            "seconds": elapsed,
+            "stages": [f"{stage.optimiser} {stage.steps}" for stage in chosen],
+            "hessian_products": trainer.hessian_products,
+        },
+        history=trainer.history,
+    )
