@@ -22,25 +22,31 @@ class Steps:
     Args:
         rho: ``ρ_ℓ``.
         skip: ``1 − ρ_ℓL̃``.
-        rows: the two again, of every member and layer, as Python's numbers.
+        decay: ``μρ_ℓ``.
+        rows: the three again, of every member and layer, as Python's numbers.
     """
 
     rho: Float[Tensor, "members layers"]
     skip: Float[Tensor, "members layers"]
-    rows: list[list[tuple[float, float]]]
+    decay: Float[Tensor, "members layers"]
+    rows: list[list[tuple[float, float, float]]]
 
     @classmethod
-    def of(cls, rho: Float[Tensor, "members layers"], effective_depths: Sequence[float]) -> "Steps":
-        """From ρ and each member's L̃; computed in float64, as a single network's flow does."""
-        rows = [[(r, 1 - r * L) for r in steps] for steps, L in zip(rho.tolist(), effective_depths, strict=True)]
-        return cls(rho, rho.new_tensor([[c for _, c in row] for row in rows]).view_as(rho), rows)
+    def of(
+        cls, rho: Float[Tensor, "members layers"], effective_depths: Sequence[float], weight_decays: Sequence[float]
+    ) -> "Steps":
+        """From ρ, and each member's L̃ and μ; computed in float64, as a single network's flow does."""
+        own = zip(rho.tolist(), effective_depths, weight_decays, strict=True)
+        rows = [[(r, 1 - r * L, mu * r) for r in steps] for steps, L, mu in own]
+        skip, decay = (rho.new_tensor([[numbers[k] for numbers in row] for row in rows]).view_as(rho) for k in (1, 2))
+        return cls(rho, skip, decay, rows)
 
     def __getitem__(self, part: slice) -> "Steps":
-        return Steps(self.rho[part], self.skip[part], self.rows[part])
+        return Steps(self.rho[part], self.skip[part], self.decay[part], self.rows[part])
 
     @property
-    def common(self) -> list[tuple[float, float]] | None:
-        """``(ρ_ℓ, 1 − ρ_ℓL̃)`` of every layer where all members have the same, else None."""
+    def common(self) -> list[tuple[float, float, float]] | None:
+        """``(ρ_ℓ, 1 − ρ_ℓL̃, μρ_ℓ)`` of every layer where all members have the same, else None."""
         return self.rows[0] if all(row == self.rows[0] for row in self.rows) else None
 
 
@@ -112,7 +118,7 @@ class EnsembleFlow:
             S = self._features[layer]
             self.activation.value(before, out=self._values[layer])
             if common is not None:
-                scale, c = common[layer]
+                scale, c, _ = common[layer]
                 torch.baddbmm(before, W[:, layer], S, beta=c, alpha=scale, out=after)
             else:
                 torch.mul(before, steps.skip[:, layer, None, None], out=after)
@@ -123,7 +129,6 @@ class EnsembleFlow:
         self,
         W: Float[Tensor, "members layers width width_in"],
         steps: Steps,
-        weight_decay: Float[Tensor, "members"],
         out: Float[Tensor, "members layers width width_in"],
         to_input: bool,
     ) -> Float[Tensor, "members width samples"]:
@@ -135,20 +140,24 @@ class EnsembleFlow:
         common, kept, w = steps.common, len(self._state), self.width
         G, pulled = self._g, self._p
         for layer in range(self.depth - 1, -1, -1):
-            W_l, S, dW = W[:, layer], self._features[layer], out[:, layer]
-            r = steps.rho[:, layer, None, None]
-            # into a strided view of the stack: `out=` would go through a copy, as would a batch of views
-            dW.copy_(torch.bmm(G, S.mT).addcmul_(W_l, weight_decay[:, None, None]).mul_(r))
-            if layer == 0 and not to_input:
-                return G
-            value = self._values[layer]
+            W_l, S, value, dW = W[:, layer], self._features[layer], self._values[layer], out[:, layer]
+            state = self._state[layer] if kept > 1 else value
+            last = layer == 0 and not to_input
             if common is not None:
-                scale, c = common[layer]
+                scale, c, decay = common[layer]
+                torch.baddbmm(W_l, G, S.mT, beta=decay, alpha=scale, out=dW)
+                if last:
+                    return G
                 torch.baddbmm(pulled, W_l[:, :, :w].mT, G, beta=0, alpha=scale, out=pulled)
-                self.activation.pullback_(pulled, self._state[layer] if kept > 1 else value, value)
+                self.activation.pullback_(pulled, state, value)
                 torch.add(pulled, G, alpha=c, out=G)
             else:
+                r = steps.rho[:, layer, None, None]
+                torch.bmm(G, S.mT, out=dW)
+                dW.mul_(r).addcmul_(W_l, steps.decay[:, layer, None, None])
+                if last:
+                    return G
                 torch.bmm((W_l[:, :, :w] * r).mT, G, out=pulled)
-                self.activation.pullback_(pulled, self._state[layer] if kept > 1 else value, value)
+                self.activation.pullback_(pulled, state, value)
                 torch.addcmul(pulled, G, steps.skip[:, layer, None, None], out=G)
         return G

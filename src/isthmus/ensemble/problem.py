@@ -89,7 +89,7 @@ class EnsembleProblem:
             parameter.grad = torch.zeros_like(parameter)
         kind: dict[str, Any] = {"dtype": self.weight.dtype, "device": self.weight.device}
         self.rho = torch.stack([m.rho for m in models])
-        self._steps = Steps.of(self.rho, [m.effective_depth for m in models])
+        self._steps = self._numbers()
         self._decay = torch.tensor([p.mu for p in problems], dtype=torch.float64, device=self.weight.device)
         self._x = torch.stack([p.x.T for p in problems])
         self._y = torch.stack([p.y.mT if self.loss == "mse" else p.y for p in problems])
@@ -101,6 +101,10 @@ class EnsembleProblem:
                 group = fitting if fitting >= CPU_GROUP_LEAST else 1
         self.group = min(group, len(problems))
         self._flow = EnsembleFlow(model.activation, model.depth, model.width, self.samples, self.group, **kind)
+
+    def _numbers(self) -> Steps:
+        here = [self.problems[member] for member in self.members]
+        return Steps.of(self.rho, [p.model.effective_depth for p in here], [p.mu for p in here])
 
     def __len__(self) -> int:
         return len(self.members)
@@ -135,7 +139,7 @@ class EnsembleProblem:
             torch.baddbmm(penalty, d_outputs, A_end.mT, out=self.out_map.grad[part])  # type: ignore[index]
         torch.bmm(out_map.mT, d_outputs, out=flow.gradient)
         assert self.weight.grad is not None
-        G0 = flow.backward(W, steps, decay, self.weight.grad[part], to_input=self.learned)
+        G0 = flow.backward(W, steps, self.weight.grad[part], to_input=self.learned)
         if self.learned:
             torch.baddbmm(in_map * decay[:, None, None], G0, x.mT, out=self.in_map.grad[part])  # type: ignore[index]
         return cost
@@ -187,5 +191,5 @@ class EnsembleProblem:
             if old.grad is not None:
                 new.grad = old.grad[positions]
             setattr(self, name, new)
-        self._steps = Steps.of(self.rho, [self.problems[member].model.effective_depth for member in self.members])
+        self._steps = self._numbers()
         self.parameters = [self.weight, self.in_map, self.out_map] if self.learned else [self.weight]

@@ -78,7 +78,7 @@ class EnsembleTrainer:
         """
         started = time.perf_counter()
         for stage in self.stages:
-            update = update_for(stage.optimiser, self.problem.parameters)
+            update = update_for(stage.optimiser, self.problem.parameters, self.problem.group)
             for step in range(stage.steps):
                 if self.step_count % self.log_every == 0:
                     self._log(stage.optimiser, stage.rate_at(step), update, on_records)

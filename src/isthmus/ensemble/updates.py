@@ -70,11 +70,12 @@ class Muon(Update):
 
     Args:
         parameters: weight ``(members, layers, width, width_in)``, then learned ends.
+        group: members orthogonalised at a time.
         momentum: of the running mean of gradients; Nesterov.
     """
 
-    def __init__(self, parameters: list[Tensor], momentum: float = 0.95) -> None:
-        self.momentum = momentum
+    def __init__(self, parameters: list[Tensor], group: int, momentum: float = 0.95) -> None:
+        self.group, self.momentum = group, momentum
         self.buffer = torch.zeros_like(parameters[0])
         self.ends = Adam(parameters[1:])
 
@@ -83,8 +84,12 @@ class Muon(Update):
         weight = parameters[0]
         assert weight.grad is not None
         self.buffer.lerp_(weight.grad, 1 - self.momentum)
-        direction = orthogonalise(weight.grad.lerp(self.buffer, self.momentum).flatten(0, 1)).view_as(weight)
-        weight.addcmul_(direction, _along(rates, weight), value=-1)
+        scale = _along(rates, weight)
+        for first in range(0, weight.shape[0], self.group):
+            part = slice(first, first + self.group)
+            ahead = weight.grad[part].lerp(self.buffer[part], self.momentum)
+            direction = orthogonalise(ahead.flatten(0, 1)).view_as(ahead)
+            weight[part].addcmul_(direction, scale[part], value=-1)
         self.ends.step(parameters[1:], 0.1 * rates)
 
     def keep(self, positions: Int[Tensor, "kept"]) -> None:
@@ -93,8 +98,8 @@ class Muon(Update):
         self.ends.keep(positions)
 
 
-def update_for(name: str, parameters: list[Tensor]) -> Update:
-    """The update of a stage's optimiser; see `isthmus.solve.Stage`."""
+def update_for(name: str, parameters: list[Tensor], group: int) -> Update:
+    """The update of a stage's optimiser (see `isthmus.solve.Stage`), for so many members at a time where it matters."""
     if name == "muon":
-        return Muon(parameters)
+        return Muon(parameters, group)
     return Adam(parameters) if name == "adam" else GradientDescent()
