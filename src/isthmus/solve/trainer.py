@@ -64,7 +64,7 @@ class Trainer:
         log_every: steps between history rows.
 
     Raises:
-        ValueError: no stages; L-BFGS with minibatches; sizes out of range.
+        ValueError: no stages; L-BFGS with minibatches, or without the features in memory; sizes out of range.
     """
 
     def __init__(
@@ -90,6 +90,11 @@ class Trainer:
                     f"{' and '.join(FULL_BATCH)} need the full batch: leave batch_size out, or take a recipe for "
                     "minibatches, recipe(name, full_batch=False)"
                 )
+        if problem.memory != "store" and any(stage.optimiser == "lbfgs" for stage in stages):
+            raise ValueError(
+                f"L-BFGS's metric needs the features of all layers, which memory={problem.memory!r} does not keep: "
+                "make the Problem with memory='store', or take other stages"
+            )
         if log_every < 1:
             raise ValueError(f"log_every must be at least 1, got {log_every}")
         self.problem, self.stages, self.scheduler = problem, tuple(stages), scheduler
