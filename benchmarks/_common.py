@@ -88,8 +88,8 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         low, high = row["ratio_quartiles"]
         print(
-            f"  {row['contestant']:34} {row['wall_ms']:10.2f} ms wall {row['cpu_ms']:10.2f} ms cpu   "
-            f"{row['ratio']:6.3f} ({low:.3f}-{high:.3f})   least {row['least_ms']:9.2f} ms, {row['ratio_of_least']:.3f}",
+            f"  {row['contestant']:34} {row['wall_ms']:10.2f} ms wall {row['cpu_ms']:10.2f} ms cpu "
+            f"{row['ratio']:8.3f} ({low:.3f}-{high:.3f}), least {row['least_ms']:9.2f} ms, {row['ratio_of_least']:.3f}",
             flush=True,
         )
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from isthmus import Identity, LeakyResNet, Problem, ReLU, SmoothReLU
+from isthmus import Adaptive, Identity, LeakyResNet, MeshScheduler, Problem, ReLU, SmoothReLU, Trainer, recipe
 from isthmus.flow import FlowWorkspace, path
 from isthmus.memory import RecomputeWorkspace, flow_bytes, segment_for
-from isthmus.solve import KroneckerMetric
+from isthmus.solve import KroneckerMetric, Stage
 
 ACTIVATIONS = [ReLU(), ReLU(append_one=False), SmoothReLU(sharpness=5.0), Identity(), Identity(append_one=False)]
 # 7 layers: ρL̃ = 1 exactly is L̃ = 7 at equal steps, where the skip vanishes; beyond it changes sign
@@ -180,6 +180,24 @@ def test_recomputing_keeps_no_path_and_says_so():
     p.evaluate()
     with pytest.raises(RuntimeError, match="keeps neither path nor features of all layers"):
         p.workspace()
+
+
+def test_a_moving_mesh_works_from_recomputed_paths():
+    stages = (Stage("adam", 8, 0.01),)
+    first, second = problem(equal=False, L_tilde=2.0), problem(equal=False, L_tilde=2.0, memory="recompute")
+    second.model.load_state_dict(first.model.state_dict())
+    second.x, second.y = first.x, first.y
+    for p in (first, second):
+        scheduler = MeshScheduler(p.model, Adaptive(), every=2)
+        Trainer(p, stages, scheduler).run()
+    assert not torch.allclose(first.model.rho, first.model.rho[0])
+    # not the same: the mesh then sees the path after the update, not that of the evaluation before it
+    torch.testing.assert_close(second.model.rho, first.model.rho, rtol=1e-2, atol=0)
+
+
+def test_lbfgs_without_the_features_is_refused_at_once():
+    with pytest.raises(ValueError, match="L-BFGS's metric needs the features of all layers, which memory='recompute'"):
+        Trainer(problem(memory="recompute"), recipe("default", 30))
 
 
 def test_a_segment_of_no_layers_is_refused():

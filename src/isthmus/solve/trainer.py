@@ -67,7 +67,8 @@ class Trainer:
             itself is below. 0: the stages run to their ends.
 
     Raises:
-        ValueError: no stages; L-BFGS with minibatches; minibatches of part of the rows; sizes out of range.
+        ValueError: no stages; L-BFGS with minibatches, or without the features in memory; minibatches of part of the
+            rows; sizes out of range.
     """
 
     def __init__(
@@ -96,6 +97,11 @@ class Trainer:
                 )
             if any(stage.fraction < 1 for stage in stages):
                 raise ValueError("a stage on a fraction of the rows takes no minibatches: leave batch_size out")
+        if problem.memory != "store" and any(stage.optimiser in ("lbfgs", "newton") for stage in stages):
+            raise ValueError(
+                f"L-BFGS's metric needs the features of all layers, which memory={problem.memory!r} does not keep: "
+                "make the Problem with memory='store', or take other stages"
+            )
         if log_every < 1:
             raise ValueError(f"log_every must be at least 1, got {log_every}")
         if not 0 <= tolerance < math.inf:

@@ -1,0 +1,166 @@
+"""An ensemble gives every member the numbers of its own run."""
+
+import copy
+
+import pytest
+import torch
+
+from isthmus import Identity, LeakyResNet, Problem, ReLU, SmoothReLU, Trainer
+from isthmus.ensemble import EnsembleProblem, EnsembleTrainer
+from isthmus.solve import Stage, recipe
+from isthmus.solve.trainer import TrainStatus
+
+LEAKS = (3.0, 0.0, 7.0, 5.0)  # at 7 equal layers, ρL̃ = 1 exactly for one of them
+
+
+def member(seed, L_tilde=3.0, mu=0.01, activation=None, ends="fixed", loss="mse", equal=True, depth=7, samples=11):
+    generator = torch.Generator().manual_seed(seed)
+    rho = torch.rand(depth, generator=generator, dtype=torch.float64) + 1
+    model = LeakyResNet(
+        4, 3, width=6, depth=depth, effective_depth=L_tilde, activation=activation or ReLU(), ends=ends,
+        rho=None if equal else rho / rho.sum(), initialisation="carrier", seed=seed, dtype=torch.float64,
+    )  # fmt: skip
+    x = torch.randn(samples, 4, generator=generator, dtype=torch.float64)
+    y = (
+        torch.randn(samples, 3, generator=generator, dtype=torch.float64)
+        if loss == "mse"
+        else torch.arange(samples) % 3
+    )
+    return Problem(model, x, y, mu=mu, loss=loss)
+
+
+def members(**kwargs):
+    return [member(i, L_tilde=L, mu=0.01 * (i + 1), equal=i % 2 == 0, **kwargs) for i, L in enumerate(LEAKS)]
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("group", [None, 1, 3])
+@pytest.mark.parametrize("ends", ["fixed", "learned"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_evaluation_is_that_of_every_member(loss, ends, group):
+    problems = members(loss=loss, ends=ends)
+    ensemble = EnsembleProblem(problems, group=group)
+    for _ in range(2):  # the second evaluation must not see the first one's buffers
+        together, residual = ensemble.evaluate(), ensemble.residual()
+        for i, problem in enumerate(problems):
+            alone = problem.evaluate()
+            assert float(together.objective[i]) == pytest.approx(alone.objective, rel=1e-12)
+            assert float(together.data_cost[i]) == pytest.approx(alone.data_cost, rel=1e-12)
+            assert float(together.penalty[i]) == pytest.approx(alone.penalty, rel=1e-12)
+            for stacked, parameter in zip(ensemble.parameters, problem.parameters, strict=True):
+                close(stacked.grad[i], parameter.grad)
+            close(residual[i], problem.residual())
+        ensemble.weight.mul_(1.1)
+        for problem in problems:
+            problem.model.weight.data.mul_(1.1)
+
+
+@pytest.mark.parametrize(
+    "activation", [ReLU(append_one=False), SmoothReLU(sharpness=5.0), Identity(), Identity(append_one=False)], ids=str
+)
+@pytest.mark.parametrize("common", [True, False])
+def test_every_activation_with_common_and_with_own_steps(activation, common):
+    problems = [member(i, activation=activation) for i in range(3)] if common else members(activation=activation)
+    ensemble = EnsembleProblem(problems)
+    ensemble.evaluate()
+    for i, problem in enumerate(problems):
+        problem.evaluate()
+        close(ensemble.weight.grad[i], problem.model.weight.grad)
+
+
+def test_the_problems_are_only_read_until_they_are_written():
+    problems = members()
+    before = [p.model.weight.detach().clone() for p in problems]
+    ensemble = EnsembleProblem(problems)
+    ensemble.weight.mul_(2)
+    assert all(torch.equal(p.model.weight, w) for p, w in zip(problems, before, strict=True))
+    ensemble.write_back()
+    assert all(torch.equal(p.model.weight, 2 * w) for p, w in zip(problems, before, strict=True))
+
+
+@pytest.mark.parametrize("ends", ["fixed", "learned"])
+@pytest.mark.parametrize("optimiser", ["adam", "sgd", "muon"])
+def test_training_is_that_of_every_member(optimiser, ends):
+    problems = members(ends=ends)
+    stages = (Stage(optimiser, 20, 0.02), Stage("sgd", 5, 0.01, cosine=False))
+    alone = [copy.deepcopy(p) for p in problems]
+    trainers = [Trainer(p, stages, log_every=5) for p in alone]
+    for trainer in trainers:
+        trainer.run()
+    ensemble = EnsembleTrainer(EnsembleProblem(problems), stages, log_every=5)
+    seen = []
+    results = ensemble.run(on_records=seen.append)
+    assert [r.status for r in results] == [TrainStatus.DONE] * 4 and results[0].step == 25
+    for mine, own, history, trainer in zip(problems, alone, ensemble.histories, trainers, strict=True):
+        for a, b in zip(mine.parameters, own.parameters, strict=True):
+            close(a, b)
+        assert [row["step"] for row in history] == [row["step"] for row in trainer.history] == [0, 5, 10, 15, 20, 25]
+        for row, expected in zip(history, trainer.history, strict=True):
+            assert (row["stage"], row["rate"]) == (expected["stage"], expected["rate"])
+            for column in ("objective", "data_cost", "penalty", "residual_max", "residual_median"):
+                assert row[column] == pytest.approx(expected[column], rel=1e-8), column
+    assert seen[2] == {i: history[2] for i, history in enumerate(ensemble.histories)}
+
+
+def test_finished_members_drop_out_and_the_others_never_notice():
+    problems = members()
+    problems[1].model.weight.data.zero_()  # with targets 0, a critical point: finished at once
+    problems[1].y.zero_()
+    problems[1].x.zero_()
+    problems[3].model.weight.data[2, 1, 1] = float("nan")
+    bad = problems[3].model.weight.detach().clone()
+    own = copy.deepcopy(problems[0])
+    stages = (Stage("adam", 20, 0.02),)
+    Trainer(own, stages).run()
+    ensemble = EnsembleTrainer(EnsembleProblem(problems), stages, log_every=5, tolerance=1e-9)
+    results = ensemble.run()
+    assert [r.status for r in results] == [
+        TrainStatus.DONE, TrainStatus.DONE, TrainStatus.DONE, TrainStatus.DIVERGED,
+    ]  # fmt: skip
+    assert "residual 0 at most 1e-09 after 0 steps" in results[1].message
+    assert results[3].step == 0 and "try a smaller rate" in results[3].advice
+    torch.testing.assert_close(problems[3].model.weight.detach(), bad, equal_nan=True)
+    assert ensemble.problem.members == [0, 2]
+    close(problems[0].model.weight, own.model.weight)
+
+
+def test_a_member_that_diverges_keeps_its_last_good_state():
+    problems = [member(0), member(1)]
+    problems[1].y.mul_(1e150)  # its gradient overflows after the first steps
+    ensemble = EnsembleTrainer(EnsembleProblem(problems), (Stage("sgd", 10, 0.1, cosine=False),), log_every=2)
+    results = ensemble.run()
+    assert [r.status for r in results] == [TrainStatus.DONE, TrainStatus.DIVERGED]
+    assert torch.isfinite(problems[1].model.weight).all()
+    assert results[1].step == ensemble.histories[1][-1]["step"] + 2
+
+
+def test_all_members_may_finish_early():
+    problems = [member(0), member(1)]
+    trainer = EnsembleTrainer(EnsembleProblem(problems), (Stage("sgd", 10, 0.1),), log_every=2, tolerance=1e9)
+    assert [r.step for r in trainer.run()] == [0, 0] and trainer.problem.members == []
+
+
+def test_members_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"must be of one shape; 0 and 1 differ in depth \(7 and 5\)"):
+        EnsembleProblem([member(0), member(1, depth=5)])
+    with pytest.raises(ValueError, match=r"differ in samples \(11 and 9\)"):
+        EnsembleProblem([member(0), member(1, samples=9)])
+    with pytest.raises(ValueError, match="differ in activation"):
+        EnsembleProblem([member(0), member(1, activation=SmoothReLU())])
+
+
+def test_misuse_is_named():
+    with pytest.raises(ValueError, match="needs at least one problem"):
+        EnsembleProblem([])
+    with pytest.raises(ValueError, match="a group must hold at least one member, got 0"):
+        EnsembleProblem([member(0)], group=0)
+    ensemble = EnsembleProblem([member(0)])
+    with pytest.raises(ValueError, match="march in step, which lbfgs cannot"):
+        EnsembleTrainer(ensemble, recipe("default"))
+    with pytest.raises(ValueError, match="at least one stage"):
+        EnsembleTrainer(ensemble, ())
+    with pytest.raises(ValueError, match="log_every must be at least 1, got 0"):
+        EnsembleTrainer(ensemble, recipe("paper"), log_every=0)
