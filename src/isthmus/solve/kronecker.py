@@ -10,6 +10,7 @@ Why here: curvature ranges over 7 orders of magnitude, and the flattest of it, �
 matter. In this metric they go in one step to where (E9) wants them.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -63,19 +64,29 @@ class KroneckerMetric:
             self._bases.append(self._invert(eye, A_end @ A_end.T / samples, scale))
 
     def _invert(self, left: Tensor, right: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-        (a, U), (b, V) = torch.linalg.eigh(left), torch.linalg.eigh(right)
+        (a, U), (b, V) = _eigh(left), _eigh(right)
         curvature = a.clamp_min(0)[..., :, None] * b.clamp_min(0)[..., None, :]
         # contiguous: `eigh` gives columns first, a file does not keep that, and products of the two differ in bits
         return U.contiguous(), V.contiguous(), 1 / (scale * curvature + self.problem.mu)
 
     def apply(self, v: Tensor) -> Tensor:
         """The approximate inverse Hessian times a flat vector in L-BFGS's variables."""
-        pieces, start = [], 0
+        pieces = []
+        for X, (U, V, inverse) in self._rotated(v):
+            pieces.append((U @ X.mul_(inverse) @ V.mT).flatten())
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def square(self, v: Tensor) -> float:
+        """``⟨v, apply(v)⟩`` at half the cost."""
+        return sum(float((X.square_() * inverse).sum()) for X, (_, _, inverse) in self._rotated(v))
+
+    def _rotated(self, v: Tensor) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor, Tensor]]]:
+        """Every parameter's part of a vector in the eigenbases, new tensors, with the bases."""
+        start = 0
         for parameter, (U, V, inverse) in zip(self.problem.parameters, self._bases, strict=True):
             X = v[start : start + parameter.numel()].view(parameter.shape)
-            pieces.append((U @ ((U.mT @ X @ V) * inverse) @ V.mT).flatten())
+            yield U.mT @ X @ V, (U, V, inverse)
             start += parameter.numel()
-        return torch.cat(pieces)
 
     def state_dict(self) -> dict[str, Any]:
         """The factors and the count that seeds the next ones."""
@@ -85,3 +96,18 @@ class KroneckerMetric:
         """Take such a state back."""
         self.refreshes = int(state["refreshes"])
         self._bases = [(U.clone(), V.clone(), inverse.clone()) for U, V, inverse in state["bases"]]
+
+
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors of symmetric positive matrices; where LAPACK gives up, of slightly shifted ones."""
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:
+        wide = matrix.double()
+        shift = 1e-7 * wide.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] + 1e-30
+        eye = torch.eye(matrix.shape[-1], dtype=wide.dtype, device=wide.device)
+        # distinct shifts: repeated eigenvalues, as neurons that are doubled make them, are what it fails on
+        spread = torch.linspace(1, 2, matrix.shape[-1], dtype=wide.dtype, device=wide.device)
+        values, vectors = torch.linalg.eigh(wide + shift * eye * spread)
+        values, vectors = values.to(matrix.dtype), vectors.to(matrix.dtype)
+    return values, vectors

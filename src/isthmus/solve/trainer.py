@@ -138,7 +138,7 @@ class Trainer:
         if stage.optimiser == "muon":
             return Muon(parameters[0], parameters[1:])
         if stage.optimiser == "lbfgs":
-            return LBFGS(problem, metric=KroneckerMetric(problem))
+            return LBFGS(problem, stage.memory, KroneckerMetric(problem))
         if stage.optimiser == "settle":
             return Settle(problem)
         if stage.optimiser == "newton":
