@@ -63,8 +63,22 @@ class FlowWorkspace:
         self._swept = depth
         # views of every layer, made once: making them costs as much as a small kernel
         self._each_state, self._each_G = self._states.unbind(), self.G.unbind()
-        self._features = self.S.unbind()
+        self._features, self._features_T = self.S.unbind(), self.S.mT.unbind()
         self._values = self.S[:, :width].unbind()
+        self._layers: dict[tuple[int, torch.Size, tuple[int, ...]], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {}
+
+    def _layers_of(self, W: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Views of every ``W_ℓ``, and of its part without the bias, transposed; the newest few are remembered.
+
+        They hold the storage of W, so that no other tensor can come to lie at its address.
+        """
+        key = (W.data_ptr(), W.shape, W.stride())
+        if key not in self._layers:
+            if len(self._layers) > 1:
+                self._layers.clear()
+            W = W.detach()
+            self._layers[key] = (W.unbind(), W[:, :, : self.width].mT.unbind())
+        return self._layers[key]
 
     @property
     def A(self) -> Float[Tensor, "layers_plus_1 width samples"]:
@@ -99,7 +113,7 @@ class FlowWorkspace:
         self._swept = len(rho)
         states = self._each_state
         kept = len(states)
-        for layer, (r, W_l) in enumerate(zip(rho, W.unbind(), strict=True)):
+        for layer, (r, W_l) in enumerate(zip(rho, self._layers_of(W)[0], strict=True)):
             before, after = states[layer % kept], states[(layer + 1) % kept]
             self.activation.value(before, out=self._values[layer])
             # in place where before is after: into another buffer, addmm copies `before` there first
@@ -121,15 +135,15 @@ class FlowWorkspace:
         and returns ``∂C/∂A_0`` (without ``to_input``, the last layer's pull-back is left out and what comes back is
         ``∂C/∂A_1``). ``visit(ℓ, ∂C/∂A_ℓ)`` is called for ℓ = L … 0 where given; the buffer is reused afterwards.
         """
-        layers, pulls = W.unbind(), W[:, :, : self.width].mT.unbind()
-        outs = None if out is None else out.unbind()
+        layers, pulls = self._layers_of(W)
+        outs = None if out is None else self._layers_of(out)[0]
         G = self.gradient(len(rho))
         for layer in range(len(rho), 0, -1):
             r = rho[layer - 1]
             if visit is not None:
                 visit(layer, G)
             if outs is not None:
-                S_T = self._features[layer - 1].T
+                S_T = self._features_T[layer - 1]
                 torch.addmm(layers[layer - 1], G, S_T, beta=weight_decay * r, alpha=r, out=outs[layer - 1])
             if layer == 1 and not to_input:
                 return G

@@ -235,13 +235,13 @@ class Problem:
         squares = self._squared_weights()
         if batch is None:
             self._squares = squares
-        penalty = (squares * model.rho).sum()
         learned = model.ends == "learned"
+        sums = [cost.reshape(1), squares]
         if learned:
-            ends = (model.in_map, model.out_map)
-            penalty = penalty + sum(end.square().sum(dtype=torch.float64) for end in ends)
+            sums += [end.square().sum(dtype=torch.float64).reshape(1) for end in (model.in_map, model.out_map)]
         if gradient:
-            for parameter in self.parameters:
+            trained = (model.weight, model.in_map, model.out_map) if learned else (model.weight,)
+            for parameter in trained:
                 if parameter.grad is None:  # at first, and after somebody's zero_grad()
                     parameter.grad = torch.zeros_like(parameter)
             if learned:  # before the backward sweep, which may reuse the buffer of A_end
@@ -250,8 +250,9 @@ class Problem:
             G0 = flow.backward(model.weight, rho, self.mu, model.weight.grad, to_input=learned)
             if learned:
                 torch.addmm(model.in_map, G0, x, beta=self.mu, out=model.in_map.grad)
-        data_cost, squared = torch.stack((cost, penalty)).tolist()
-        penalty_value = 0.5 * self.mu * squared
+        data_cost, *squared = torch.cat(sums).tolist()  # the one time that the host waits for a GPU
+        weights = sum(r * square for r, square in zip(rho, squared, strict=False))
+        penalty_value = 0.5 * self.mu * (weights + sum(squared[model.depth :]))
         return Evaluation(data_cost + penalty_value, data_cost, penalty_value)
 
     def _squared_weights(self) -> Float[Tensor, "layers"]:
