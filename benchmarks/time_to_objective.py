@@ -71,9 +71,9 @@ def one(seed: int, scale: float) -> dict[str, Any]:
     row: dict[str, Any] = {"seed": seed, "recipe": theirs, "fast": ours}
     row |= {"ratio": theirs["seconds"] / ours["seconds"], "cpu_ratio": theirs["cpu_seconds"] / ours["cpu_seconds"]}
     print(
-        f"seed {seed}: recipe {theirs['objective']:.4f} in {theirs['seconds']:.1f} s "
-        f"({theirs['cpu_seconds']:.1f} CPU); fast is there in {ours['seconds']:.2f} s ({ours['cpu_seconds']:.2f} CPU), {ours['steps']} steps: "
-        f"{row['ratio']:.1f} times ({row['cpu_ratio']:.1f} CPU)",
+        f"seed {seed}: recipe {theirs['objective']:.4f} in {theirs['seconds']:.1f} s ({theirs['cpu_seconds']:.1f} CPU);"
+        f" fast is there in {ours['seconds']:.2f} s ({ours['cpu_seconds']:.2f} CPU) and {ours['steps']} steps:"
+        f" {row['ratio']:.1f} times ({row['cpu_ratio']:.1f} CPU)",
         flush=True,
     )
     return row
