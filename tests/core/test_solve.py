@@ -8,7 +8,17 @@ import torch
 
 from isthmus import Identity, LeakyResNet, Problem, ReLU, SmoothReLU, Trainer, make_task
 from isthmus.mechanics.kinks import _Choice, kink_residual
-from isthmus.solve import Solution, SolveStatus, Stage, certify, recipe, refine_depth, solve
+from isthmus.solve import (
+    Solution,
+    SolveStatus,
+    Stage,
+    carry_path,
+    certify,
+    coarse_start,
+    recipe,
+    refine_depth,
+    solve,
+)
 
 
 def make(activation=None, depth=8, effective_depth=2.0, rho=None, mu=0.02, width=6, **options):
@@ -164,7 +174,7 @@ def test_the_gradient_of_the_search_equals_autograd():
         value = value + 0.5 * ((g.W[layer] - M @ choice.S[layer].T).norm() / g.W[layer].norm()) ** 2
         if layer:
             M = choice.c[layer] * M + choice.rho[layer] * D[layer - 1] * (g.W[layer, :, :6].T @ M)
-    torch.testing.assert_close(float(value), float(0.5 * residual.square().sum()), rtol=1e-12, atol=0)
+    torch.testing.assert_close(float(value.detach()), float(0.5 * residual.square().sum()), rtol=1e-12, atol=0)
     torch.testing.assert_close(torch.autograd.grad(value, D)[0], mine, rtol=1e-10, atol=1e-12)
 
 
@@ -229,6 +239,31 @@ def test_what_refinement_refuses():
         refine_depth(make(), 12)
     with pytest.raises(ValueError, match="ridge must be positive, got 0"):
         refine_depth(make(), 16, ridge=0.0)
+
+
+def test_a_coarse_start_is_better_than_the_initial_weights():
+    problem, fresh = make(depth=12), make(depth=12)
+    ends = problem.model.in_map.clone()
+    coarse_start(problem, 6, [Stage("lbfgs", 40, fraction=0.5), Stage("lbfgs", 20)])
+    assert torch.equal(problem.model.in_map, ends)
+    assert problem.evaluate().objective < 0.5 * fresh.evaluate().objective
+
+
+def test_a_path_is_carried_to_other_step_sizes():
+    problem = make(depth=10)
+    coarse = solve(problem, NEWTON)
+    p = torch.linspace(0, 1, 16, dtype=torch.float64)
+    fine = make(depth=15, rho=(p + 0.05 * torch.sin(2 * math.pi * p)).diff())
+    carry_path(problem, fine)
+    assert (fine.geodesic().A[-1] - coarse.A[-1]).norm() < 0.15 * coarse.A[-1].norm()
+    assert fine.evaluate().objective < 1.5 * coarse.objective
+
+
+def test_what_a_coarse_start_refuses():
+    with pytest.raises(ValueError, match=r"the depth of a coarse start must lie in 1\.\.7, got 8"):
+        coarse_start(make(), 8)
+    with pytest.raises(ValueError, match=r"networks of one width on the same rows: got width 6 on .* and width 5"):
+        carry_path(make(), make(width=5))
 
 
 def test_linear_networks_need_no_kinks():

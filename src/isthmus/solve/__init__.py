@@ -10,7 +10,7 @@ from isthmus.solve.newton import Newton
 from isthmus.solve.objective import Evaluation, Problem
 from isthmus.solve.optimiser import Optimiser
 from isthmus.solve.recipes import RECIPES, Stage, recipe
-from isthmus.solve.refine import refine_depth
+from isthmus.solve.refine import carry_path, coarse_start, refine_depth
 from isthmus.solve.solver import Solution, SolveStatus, solve
 from isthmus.solve.trainer import Record, Trainer, TrainResult, TrainStatus
 
@@ -33,7 +33,9 @@ __all__ = [
     "TrainResult",
     "TrainStatus",
     "Trainer",
+    "carry_path",
     "certify",
+    "coarse_start",
     "hamiltonian_drift",
     "orthogonalise",
     "recipe",

@@ -73,14 +73,26 @@ class LBFGS(Optimiser):
     def _write(self, v: Tensor) -> None:
         ScaledParameters(self.problem).write(v)
 
-    def _directions(self, g: Tensor) -> Iterator[Tensor]:
+    def _directions(self, closure: Closure, x: Tensor, g: Tensor) -> Iterator[Tensor]:
         """What to search along, best first: the recursion, without its memory, and plain steepest descent."""
         if self._count > 0:
             yield self._recursion(g)
             self._count = 0
         if self.metric is not None:
-            yield self.metric.apply(-g)
+            yield self._metric_step(closure, x, g)
         yield -g / max(1.0, float(g.norm()))
+
+    def _metric_step(self, closure: Closure, x: Tensor, g: Tensor) -> Tensor:
+        """The metric's direction, as long as the curvature along it says: one evaluation for about ten bisections."""
+        assert self.metric is not None
+        d = self.metric.apply(-g)
+        short = min(1.0, 1e-3 * float(x.norm()) / max(float(d.norm()), 1e-30))
+        self._write(x + short * d)
+        closure()
+        curvature = float((self._read(gradient=True) - g).dot(d)) / short
+        if math.isfinite(curvature) and curvature > 0:
+            d.mul_(min(1.0, -float(g.dot(d)) / curvature))
+        return d
 
     def _recursion(self, g: Tensor) -> Tensor:
         """``−Hg`` in the compact form of Byrd, Nocedal and Schnabel (1994): five passes over the stored vectors.
@@ -147,7 +159,7 @@ class LBFGS(Optimiser):
         x, g, before = self._read(gradient=False), self._gradient, self._evaluation
         if not math.isfinite(before.objective):
             return before
-        for d in self._directions(g):
+        for d in self._directions(closure, x, g):
             slope = float(g.dot(d))
             found = self._search(closure, x, d, before.objective, slope) if slope < 0 else None
             if found is not None:
