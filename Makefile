@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types slow clean
+.PHONY: help install demo test lint types slow bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +34,12 @@ test: lint types  ## lint, types and tests
 
 slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
+
+bench: $(STAMP)  ## the short benchmarks, some minutes each; how to read them: docs/benchmarks.md
+	cd benchmarks && ../$(BIN)/python step.py --shapes 100,1000,20 --rounds 10 --peers eager none
+	cd benchmarks && ../$(BIN)/python time_to_objective.py --seeds 1 --scale 0.1 --own-time 0
+	cd benchmarks && ../$(BIN)/python ensemble.py --shapes 16,64,8 --rounds 2
+	cd benchmarks && ../$(BIN)/python mesh_study.py --steps 10 20 40 --reference 40
 
 clean:  ## remove what make made, not your runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-TRAINING, PROBING = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+TRAINING, SOLVING, PROBING = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def run(code, folder, monkeypatch):
@@ -19,6 +19,13 @@ def run(code, folder, monkeypatch):
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     return names
+
+
+def test_the_solving_example_converges(tmp_path, monkeypatch, capsys):
+    solution = run(SOLVING, tmp_path, monkeypatch)["solution"]
+    assert solution.status == "converged" and solution.certificate.residual_max <= 1e-6
+    assert solution.certificate.h_unexplained < 0.1 * solution.certificate.h_spread
+    assert capsys.readouterr().out.startswith("converged ")
 
 
 def test_the_python_example_runs_and_finds_what_it_says(tmp_path, monkeypatch, capsys):

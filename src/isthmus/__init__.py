@@ -49,7 +49,7 @@ _HOMES = {
     "tasks": ("Task", "make_task"),
 }
 _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
-_ROOMS = (*_HOMES, "flow", "initialise", "report", "runs")
+_ROOMS = (*_HOMES, "ensemble", "flow", "initialise", "probe", "report", "runs", "theory", "two_ended")
 
 
 def __getattr__(name: str) -> Any:

@@ -143,6 +143,12 @@ def test_all_members_may_finish_early():
     assert [r.step for r in trainer.run()] == [0, 0] and trainer.problem.members == []
 
 
+def test_members_may_be_problems_under_other_conditions():
+    variants = [p.variant(activation=SmoothReLU(sharpness=4.0), effective_depth=2.0, mu=0.5) for p in members()]
+    found = EnsembleProblem(variants).evaluate().objective
+    close(found, torch.tensor([p.evaluate().objective for p in variants], dtype=torch.float64))
+
+
 def test_members_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match=r"must be of one shape; 0 and 1 differ in depth \(7 and 5\)"):
         EnsembleProblem([member(0), member(1, depth=5)])
@@ -160,6 +166,8 @@ def test_misuse_is_named():
     ensemble = EnsembleProblem([member(0)])
     with pytest.raises(ValueError, match="march in step, which lbfgs cannot"):
         EnsembleTrainer(ensemble, recipe("default"))
+    with pytest.raises(ValueError, match="take no conditions of their own .* give the members problems of that kind"):
+        EnsembleTrainer(ensemble, [Stage("adam", 3, mu_factor=2.0)])
     with pytest.raises(ValueError, match="at least one stage"):
         EnsembleTrainer(ensemble, ())
     with pytest.raises(ValueError, match="log_every must be at least 1, got 0"):

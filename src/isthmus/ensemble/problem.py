@@ -35,11 +35,12 @@ class EnsembleEvaluation:
 def _differences(first: Problem, other: Problem) -> list[str]:
     """What two problems must share, and do not."""
     found = []
-    for name in ("depth", "width", "in_features", "out_features", "activation", "ends"):
+    for name in ("depth", "width", "in_features", "out_features", "ends"):
         mine, theirs = getattr(first.model, name), getattr(other.model, name)
         if mine != theirs:
             found.append(f"{name} ({mine} and {theirs})")
     for name, mine, theirs in (
+        ("activation", first.activation, other.activation),
         ("samples", first.x.shape[0], other.x.shape[0]),
         ("loss", first.loss, other.loss),
         ("dtype", first.model.weight.dtype, other.model.weight.dtype),
@@ -100,11 +101,11 @@ class EnsembleProblem:
                 fitting = CPU_GROUP_BYTES // size
                 group = fitting if fitting >= CPU_GROUP_LEAST else 1
         self.group = min(group, len(problems))
-        self._flow = EnsembleFlow(model.activation, model.depth, model.width, self.samples, self.group, **kind)
+        self._flow = EnsembleFlow(problems[0].activation, model.depth, model.width, self.samples, self.group, **kind)
 
     def _numbers(self) -> Steps:
         here = [self.problems[member] for member in self.members]
-        return Steps.of(self.rho, [p.model.effective_depth for p in here], [p.mu for p in here])
+        return Steps.of(self.rho, [p.effective_depth for p in here], [p.mu for p in here])
 
     def __len__(self) -> int:
         return len(self.members)

@@ -50,6 +50,11 @@ class EnsembleTrainer:
                     f"members of an ensemble march in step, which {stage.optimiser} cannot: use stages of "
                     f"{', '.join(OPTIMISERS)}, such as recipe('default', full_batch=False)"
                 )
+            if stage.conditioned:
+                raise ValueError(
+                    "stages of an ensemble take no conditions of their own (fraction, sharpness, mu_factor, "
+                    f"leak_factor), got {stage}: give the members problems of that kind, Problem.variant"
+                )
         if log_every < 1:
             raise ValueError(f"log_every must be at least 1, got {log_every}")
         self.problem, self.stages = problem, tuple(stages)

@@ -41,7 +41,7 @@ class Newton(Optimiser):
         tolerance: float = 0.0,
     ) -> None:
         self.problem, self.refresh_every, self.limit, self.tolerance = problem, refresh_every, limit, tolerance
-        self.metric = KroneckerMetric(problem, damping=0.1) if metric is None else metric
+        self.metric = KroneckerMetric(problem, damping=1.0) if metric is None else metric
         self.hessian = Hessian(problem)
         self.products = 0
         self._iterations = 0

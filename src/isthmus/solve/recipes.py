@@ -63,6 +63,11 @@ class Stage:
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
 
+    @property
+    def conditioned(self) -> bool:
+        """Whether it solves another problem than the one it is given."""
+        return self.fraction < 1 or self.sharpness is not None or not self.mu_factor == self.leak_factor == 1
+
     def of(self, problem: "Problem") -> "Problem":
         """The problem that this stage solves: the given one itself, where no condition differs."""
         rows = max(1, round(self.fraction * problem.x.shape[0]))
