@@ -166,7 +166,7 @@ def test_misuse_is_named():
     ensemble = EnsembleProblem([member(0)])
     with pytest.raises(ValueError, match="march in step, which lbfgs cannot"):
         EnsembleTrainer(ensemble, recipe("default"))
-    with pytest.raises(ValueError, match="take no conditions of their own .* give the members problems of that kind"):
+    with pytest.raises(ValueError, match=r"take no conditions of their own .* give the members problems of that kind"):
         EnsembleTrainer(ensemble, [Stage("adam", 3, mu_factor=2.0)])
     with pytest.raises(ValueError, match="at least one stage"):
         EnsembleTrainer(ensemble, ())
