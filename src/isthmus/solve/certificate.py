@@ -91,7 +91,7 @@ def hamiltonian_drift(geodesic: Geodesic) -> PerLayer:
     return (2 / leak) * (rho * product / 2 + jumps)
 
 
-def certify(geodesic: Geodesic, kink_width: float = 1e-3, kink_iterations: int = 200) -> Certificate:
+def certify(geodesic: Geodesic, kink_width: float = 1e-3, kink_iterations: int = 1000) -> Certificate:
     """Check a path afresh.
 
     Args:

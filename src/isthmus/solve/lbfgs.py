@@ -87,6 +87,8 @@ class LBFGS(Optimiser):
         assert self.metric is not None
         d = self.metric.apply(-g)
         short = min(1.0, 1e-3 * float(x.norm()) / max(float(d.norm()), 1e-30))
+        if short == 0:
+            return d
         self._write(x + short * d)
         closure()
         curvature = float((self._read(gradient=True) - g).dot(d)) / short
@@ -113,7 +115,10 @@ class LBFGS(Optimiser):
         if self.metric is None:
             q.mul_(sy / float(y.dot(y)))
         else:
-            q = self.metric.apply(q).mul_(sy / self.metric.square(y))
+            square = self.metric.square(y)
+            q = self.metric.apply(q)
+            if square > 0:  # it may underflow
+                q.mul_(sy / square)
         v = R.diagonal()[:, None] * u - torch.mv(Y, q).double()[order, None]
         by_slot[order] = torch.linalg.solve_triangular(R.T, v, upper=False)
         return torch.addmv(q, S.T, by_slot[:, 0].to(g.dtype)).neg_()
