@@ -7,6 +7,7 @@ import torch
 
 from isthmus import Identity, LeakyResNet, Problem, ReLU, SmoothReLU, Trainer, make_task, recipe
 from isthmus.solve import Hessian, KroneckerMetric, Newton, Stage, TrainStatus
+from isthmus.solve.kronecker import robust_eigh
 from isthmus.solve.scaled import ScaledParameters
 from isthmus.solve.truncated_cg import truncated_cg
 
@@ -192,6 +193,23 @@ def test_moved_parameters_make_newton_start_anew():
     newton.parameters_moved()
     before = problem.evaluate().objective
     assert newton.step(problem.evaluate, 1.0).objective <= before
+
+
+def test_eigenbases_come_also_where_lapack_gives_up(monkeypatch):
+    real, calls = torch.linalg.eigh, []
+
+    def once(matrix):
+        calls.append(matrix.dtype)
+        if len(calls) == 1:
+            raise torch.linalg.LinAlgError("failed to converge")
+        return real(matrix)
+
+    matrix = torch.diag(torch.tensor([2.0, 1.0, 1.0, 0.0]))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.linalg, "eigh", once)
+        values, vectors = robust_eigh(matrix)
+    assert calls == [torch.float32, torch.float64] and vectors.dtype == torch.float32
+    torch.testing.assert_close(vectors @ torch.diag(values) @ vectors.T, matrix, rtol=0, atol=1e-6)
 
 
 # --- conditions of stages ---------------------------------------------------------------------------------------------

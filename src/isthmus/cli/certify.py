@@ -76,13 +76,16 @@ def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
 
 
 def _verdict(c: "Certificate") -> str:
+    from isthmus.bottleneck import RESIDUAL_TRUSTED
+    from isthmus.solve.certificate import RESIDUAL_CONVERGED
+
     if c.collapsed:
         return "Collapsed: the outputs hardly depend on the inputs, and the zero network is a local minimum."
-    if c.residual_max <= 1e-4:
+    if c.residual_max <= RESIDUAL_CONVERGED:
         return "A critical point: every layer's residual is at most 1e-4."
     if c.converged:
         return "A critical point up to the choice of derivatives at ReLU's kinks: the residual there is at most 1e-3."
-    if c.residual_max <= 0.1:
+    if c.residual_max <= RESIDUAL_TRUSTED:
         return "Near a critical point: read the shapes of energies and H, not their digits."
     solver = "geodesic" if c.kink_residual is None else "kinks"
     return f"No critical point: energies and H show the optimiser. Try isthmus train --solver {solver} --dtype float64."

@@ -287,25 +287,8 @@ def load_run_model(folder: str | Path, device: str = "cpu") -> "LeakyResNet":
         StateError: a damaged file, or one of an older isthmus.
         ConfigError: a configuration that this isthmus does not know.
     """
-    place = RunFolder(folder)
-    if place.has_checkpoint and place.has_config:
-        state = load_state(place / CHECKPOINT, "checkpoint")
-        weights, config = state["trainer"]["model"], _stored_config(state, place / CHECKPOINT)
-    elif (place / MODEL).is_file():
-        weights = load_state(place / MODEL, "model")
-        config = RunConfig.from_mapping(weights.pop("rebuild")["config"], f"the configuration in {place / MODEL}")
-    elif place.is_run:
-        raise FolderError(
-            f"{place.path} has no saved weights yet; `isthmus train --resume --out {place.path}` trains it"
-        )
-    else:
-        raise FolderError(f"{place.path} is not a run folder; give the folder that `isthmus train` wrote")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"rho \* effective_depth")
-        inputs, outputs = weights["in_map"].shape[1], weights["out_map"].shape[0]
-        model = building.build_model(config, inputs, outputs, device)
-    model.load_state_dict(weights)
-    return model
+    weights, config, _ = _saved(RunFolder(folder))
+    return _rebuild(weights, config, device)
 
 
 def load_run_problem(folder: str | Path) -> "Objective":
@@ -318,19 +301,38 @@ def load_run_problem(folder: str | Path) -> "Objective":
     """
     from isthmus.solve import Problem as Objective
 
-    model = load_run_model(folder).double()
     place = RunFolder(folder)
-    if place.has_checkpoint and place.has_config:
-        state = load_state(place / CHECKPOINT, "checkpoint")
-        config, mark = _stored_config(state, place / CHECKPOINT), state["fingerprint"]
-    else:
-        rebuild = load_state(place / MODEL, "model")["rebuild"]
-        config, mark = RunConfig.from_mapping(rebuild["config"], f"the configuration in {place / MODEL}"), None
+    weights, config, mark = _saved(place)
     task = building.build_task(config)
     if mark is not None and mark != building.fingerprint(task):
         raise StateError(f"the data of {task.name!r} are not those that {place.path} was trained on; put them back")
-    loss = cast("Loss", task.loss)
+    model, loss = _rebuild(weights, config, "cpu").double(), cast("Loss", task.loss)
     return Objective(model, task.x_train, task.y_train, loss=loss, mu=config.train.mu)
+
+
+def _saved(place: RunFolder) -> tuple[dict[str, Any], RunConfig, str | None]:
+    """Weights, configuration and fingerprint of the data as last saved; model.safetensors has no fingerprint."""
+    if place.has_checkpoint and place.has_config:
+        state = load_state(place / CHECKPOINT, "checkpoint")
+        return state["trainer"]["model"], _stored_config(state, place / CHECKPOINT), state["fingerprint"]
+    if (place / MODEL).is_file():
+        weights = load_state(place / MODEL, "model")
+        config = RunConfig.from_mapping(weights.pop("rebuild")["config"], f"the configuration in {place / MODEL}")
+        return weights, config, None
+    if place.is_run:
+        raise FolderError(
+            f"{place.path} has no saved weights yet; `isthmus train --resume --out {place.path}` trains it"
+        )
+    raise FolderError(f"{place.path} is not a run folder; give the folder that `isthmus train` wrote")
+
+
+def _rebuild(weights: Mapping[str, Any], config: RunConfig, device: str) -> "LeakyResNet":
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"rho \* effective_depth")
+        inputs, outputs = weights["in_map"].shape[1], weights["out_map"].shape[0]
+        model = building.build_model(config, inputs, outputs, device)
+    model.load_state_dict(weights)
+    return model
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class KroneckerMetric:
             self._bases.append(self._invert(eye, A_end @ A_end.T / samples, scale))
 
     def _invert(self, left: Tensor, right: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-        (a, U), (b, V) = _eigh(left), _eigh(right)
+        (a, U), (b, V) = robust_eigh(left), robust_eigh(right)
         curvature = a.clamp_min(0)[..., :, None] * b.clamp_min(0)[..., None, :]
         # contiguous: `eigh` gives columns first, a file does not keep that, and products of the two differ in bits
         return U.contiguous(), V.contiguous(), 1 / (scale * curvature + self.problem.mu)
@@ -98,7 +98,7 @@ class KroneckerMetric:
         self._bases = [(U.clone(), V.clone(), inverse.clone()) for U, V, inverse in state["bases"]]
 
 
-def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def robust_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and vectors of symmetric positive matrices; where LAPACK gives up, of slightly shifted ones."""
     try:
         values, vectors = torch.linalg.eigh(matrix)

@@ -1,8 +1,7 @@
 """Kronecker-factored curvature of a discretised flow: the preconditioner of `isthmus.two_ended.newton`.
 
 The same idea as `isthmus.solve.kronecker`, a stage of a Runge–Kutta scheme in place of a layer: the Gauss–Newton
-block of
-stage k is replaced by ``Γ_k ⊗ S_kS_kᵀ/N``, Γ_k the covariance of random output vectors swept backward to it.
+block of stage k is replaced by ``Γ_k ⊗ S_kS_kᵀ/N``, Γ_k the covariance of random output vectors swept backward to it.
 """
 
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from isthmus.solve.kronecker import robust_eigh
 from isthmus.two_ended._types import StageWeights
 from isthmus.two_ended.sweeps import Sweeps
 
@@ -32,8 +32,8 @@ def kronecker_inverse(
         D = sweeps.pull_back(W, sweeps.end.curvature_sample(generator))
         gamma.baddbmm_(D, D.mT)
     samples = sweeps.end.samples
-    left, U = torch.linalg.eigh(gamma / (samples * probes))
-    right, V = torch.linalg.eigh(torch.bmm(sweeps.S, sweeps.S.mT))  # N times the mean: C is a mean over samples
+    left, U = robust_eigh(gamma / (samples * probes))
+    right, V = robust_eigh(torch.bmm(sweeps.S, sweeps.S.mT))  # N times the mean: C is a mean over samples
     data = left.clamp_min(0)[:, :, None] * right.clamp_min(0)[:, None, :]
     curvature = 1 + damping * data / (sweeps.mu * sweeps.measure[:, None, None])
     return lambda v: U @ ((U.mT @ v @ V) / curvature) @ V.mT
