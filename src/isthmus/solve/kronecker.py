@@ -41,23 +41,25 @@ class KroneckerMetric:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Measure the factors at the present parameters: a forward and ``sweeps`` backward sweeps, then ``eigh``."""
+        """Measure the factors at the present parameters: ``sweeps`` backward sweeps, then ``eigh``.
+
+        After an evaluation at these parameters its features are used; else there is a forward sweep first.
+        """
         problem, model = self.problem, self.problem.model
         generator = torch.Generator().manual_seed(self.refreshes)
         self.refreshes += 1
-        problem.evaluate(gradient=False)
-        flow, rho = problem.workspace(path=False), model.rho.tolist()
+        flow, rho, learned = problem.features(), model.rho.tolist(), model.ends == "learned"
         samples, L, w = flow.samples, model.depth, model.width
         outputs = model.out_map @ flow.end
         gamma = model.weight.new_zeros((L + 1, w, w))
         for _ in range(self.sweeps):
             flow.gradient(L).copy_(model.out_map.T @ problem.curvature_sample(outputs, generator))
-            flow.backward(model.weight, rho, 0.0, None, visit=lambda layer, G: gamma[layer].addmm_(G, G.T))
+            flow.backward(model.weight, rho, 0.0, None, learned, visit=lambda layer, G: gamma[layer].addmm_(G, G.T))
         gamma /= samples * self.sweeps
         features = torch.bmm(flow.S, flow.S.mT) / samples
         scale = problem.output_curvature * self.damping
         self._bases = [self._invert(gamma[1:], features, scale * model.rho[:, None, None])]
-        if model.ends == "learned":
+        if learned:
             x, A_end = problem.x.T, flow.end
             eye = torch.eye(model.out_features, dtype=gamma.dtype, device=gamma.device)
             self._bases.append(self._invert(gamma[0], x @ x.T / samples, scale))

@@ -135,7 +135,7 @@ class LBFGS(Optimiser):
         low, high, t = 0.0, math.inf, 1.0
         fallback: tuple[Evaluation, Tensor, float] | None = None
         for _ in range(self.evaluations):
-            self._write(x + t * d)
+            self._write(x.add(d, alpha=t))
             evaluation = closure()
             if not evaluation.objective <= target(t):  # also NaN
                 high = t
@@ -148,7 +148,7 @@ class LBFGS(Optimiser):
                     return fallback
             t = 0.5 * (low + high) if high < math.inf else 2 * t
         if fallback is not None:  # decreased, but the curvature condition was never met: still a step
-            self._write(x + fallback[2] * d)
+            self._write(x.add(d, alpha=fallback[2]))
             return closure(), fallback[1], fallback[2]
         return None
 
@@ -175,7 +175,7 @@ class LBFGS(Optimiser):
             self._stalled = True
             return self._evaluation
         evaluation, g_new, t = found
-        s, y = t * d, g_new - g
+        s, y = d.mul_(t), g_new - g
         sy = float(s.dot(y))
         if sy > 1e-10 * float(y.norm()) * float(s.norm()) and float(y.dot(y)) > 0:  # neither noise nor underflow
             slot = self._count % self.memory

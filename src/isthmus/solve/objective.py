@@ -109,6 +109,8 @@ class Problem:
             self.x_test, self.y_test = self._data(x_test, y_test, "test")
         self._workspaces: dict[tuple[int, bool], FlowWorkspace | RecomputeWorkspace] = {}
         self._squares: Tensor | None = None  # of the weights at the last full evaluation: which weights its path is of
+        # buffers that hold the features of the full batch, and what they are of: squares and step-sizes
+        self._swept: tuple[object, Tensor, list[float]] | None = None
 
     def _data(self, x: Tensor, y: Tensor, part: str) -> tuple[Tensor, Tensor]:
         model, weight = self.model, self.model.weight
@@ -235,6 +237,9 @@ class Problem:
         squares = self._squared_weights()
         if batch is None:
             self._squares = squares
+            self._swept = (flow, squares, rho)
+        elif self._swept is not None and self._swept[0] is flow:
+            self._swept = None  # as many rows, but others: the buffers hold these now
         learned = model.ends == "learned"
         sums = [cost.reshape(1), squares]
         if learned:
@@ -301,6 +306,26 @@ class Problem:
         found = self._workspace(samples)
         assert isinstance(found, FlowWorkspace)
         return found
+
+    @torch.no_grad()
+    def features(self) -> FlowWorkspace:
+        """The buffers of the full batch with the features at the present parameters: swept forward only if they moved.
+
+        Whether they moved is told by the norms of the layers' weights, as in `workspace`; learned ends are always swept.
+
+        Raises:
+            RuntimeError: ``memory`` is not ``store``.
+        """
+        flow, rho = self.workspace(path=False), self.model.rho.tolist()
+        squares = self._squared_weights()
+        if self._swept is not None and self.model.ends != "learned":
+            swept, of_squares, of_rho = self._swept
+            if swept is flow and of_rho == rho and torch.equal(of_squares, squares):
+                return flow
+        torch.mm(self.model.in_map, self.x.T, out=flow.start)
+        flow.forward(self.model.weight, rho)
+        self._squares, self._swept = squares, (flow, squares, rho)
+        return flow
 
     def output_hessian(
         self, outputs: Float[Tensor, "out samples"], tangent: Float[Tensor, "out samples"]

@@ -38,7 +38,8 @@ class ScaledParameters:
     def flatten(self, tensors: Sequence[Tensor], gradient: bool = False) -> Tensor:
         """Tensors of the parameters' shapes as one vector: values, or (covariantly) gradients."""
         pairs = zip(tensors, self._scales, strict=True)
-        return torch.cat([(t / scale if gradient else t * scale).flatten() for t, scale in pairs])
+        pieces = [(t / scale if gradient else t * scale).flatten() for t, scale in pairs]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def unflatten(self, v: Tensor) -> list[Tensor]:
         """A vector of scaled values as tensors of the parameters' shapes, unscaled."""
@@ -50,5 +51,7 @@ class ScaledParameters:
 
     def write(self, v: Tensor) -> None:
         """Set the parameters from a vector of scaled values."""
-        for p, value in zip(self.parameters, self.unflatten(v), strict=True):
-            p.data.copy_(value)
+        start = 0
+        for p, scale in zip(self.parameters, self._scales, strict=True):
+            torch.div(v[start : start + p.numel()].view(p.shape), scale, out=p.data)  # as `unflatten`, without a copy
+            start += p.numel()
