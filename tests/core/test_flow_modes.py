@@ -115,6 +115,50 @@ def test_the_metric_needs_no_path():
     assert not p.keep_path
 
 
+def metric_of(p):
+    metric = KroneckerMetric(p)
+    metric.refresh()
+    return [tensor for basis in metric.state_dict()["bases"] for tensor in basis]
+
+
+@pytest.mark.parametrize("ends", ["fixed", "learned"])
+@pytest.mark.parametrize("keep_path", [False, True])
+def test_the_metric_is_the_same_to_the_bit_whatever_the_buffers_hold(ends, keep_path):
+    """It reuses the features of the last evaluation; these must be those of the present parameters and rows."""
+
+    def fresh(p):
+        other = problem(ends=ends)
+        other.x, other.y = p.x, p.y
+        other.model.load_state_dict(p.model.state_dict())
+        return metric_of(other)
+
+    def same(p):
+        return all(torch.equal(a, b) for a, b in zip(metric_of(p), fresh(p), strict=True))
+
+    p = problem(ends=ends)
+    p.evaluate()
+    assert same(p)  # as evaluated
+    p.keep_path = keep_path
+    assert same(p)  # in other buffers, perhaps
+    p.model.weight.data[3, 2, 1] += 0.5
+    assert same(p)  # weights moved
+    p.evaluate(torch.arange(10, -1, -1))
+    assert same(p)  # as many rows, in another order
+    p.evaluate()
+    p.model.in_map.data.mul_(1.5)
+    assert ends == "fixed" or same(p)
+    p.evaluate()
+    p.model.rho.copy_(torch.arange(1.0, 8) / 28)
+    assert same(p)  # other step-sizes
+
+
+def test_a_refresh_after_an_evaluation_sweeps_backward_only(monkeypatch):
+    p = problem()
+    p.evaluate()
+    monkeypatch.setattr(FlowWorkspace, "forward", lambda *_: pytest.fail("swept forward again"))
+    KroneckerMetric(p).refresh()
+
+
 # --- recomputing ---------------------------------------------------------------------------------------------------
 
 

@@ -249,6 +249,9 @@ def test_what_a_variant_cannot_be():
         ({"sharpness": 0.0}, "sharpness must be positive and finite, got 0.0"),
         ({"mu_factor": math.inf}, "mu_factor must be positive and finite, got inf"),
         ({"leak_factor": -1.0}, "leak_factor must be positive"),
+        ({"damping": 0.0}, "damping must be positive and finite, got 0.0"),
+        ({"sweeps": 0}, "sweeps of L-BFGS's metric must be at least 1, got 0"),
+        ({"refresh_every": 0}, "refresh_every of L-BFGS's metric must be at least 1, got 0"),
     ],
 )
 def test_bad_conditions_of_a_stage(options, message):

@@ -1,5 +1,6 @@
 """Objective, optimisers, recipes and the trainer."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -280,6 +281,26 @@ def test_the_metric_pays(ends):
             last = optimiser.step(p.evaluate, 0.0).objective
         ends_at[metric] = last
     assert ends_at[True] < 0.95 * ends_at[False], ends_at
+
+
+@pytest.mark.parametrize("taken_at", [4, 5, 6])
+def test_lbfgs_with_a_metric_resumes_to_the_same_bits_around_a_refresh(taken_at):
+    def optimiser(p):
+        return LBFGS(p, memory=4, metric=KroneckerMetric(p), refresh_every=5)
+
+    whole = problem()
+    first = optimiser(whole)
+    for step in range(12):
+        if step == taken_at:
+            state = copy.deepcopy((whole.model.state_dict(), first.state_dict()))
+        first.step(whole.evaluate, 0.0)
+    part = problem()
+    part.model.load_state_dict(state[0])
+    second = optimiser(part)
+    second.load_state_dict(state[1])
+    for _ in range(taken_at, 12):
+        second.step(part.evaluate, 0.0)
+    assert torch.equal(part.model.weight, whole.model.weight)
 
 
 def test_settle_lowers_the_residual_without_raising_the_objective():

@@ -309,9 +309,9 @@ class Problem:
 
     @torch.no_grad()
     def features(self) -> FlowWorkspace:
-        """The buffers of the full batch with the features at the present parameters: swept forward only if they moved.
+        """The buffers of the full batch with the features of the present parameters: swept forward only if they moved.
 
-        Whether they moved is told by the norms of the layers' weights, as in `workspace`; learned ends are always swept.
+        Norms of the layers' weights tell whether they did, as in `workspace`; learned ends are swept always.
 
         Raises:
             RuntimeError: ``memory`` is not ``store``.

@@ -138,7 +138,8 @@ class Trainer:
         if stage.optimiser == "muon":
             return Muon(parameters[0], parameters[1:])
         if stage.optimiser == "lbfgs":
-            return LBFGS(problem, stage.memory, KroneckerMetric(problem))
+            metric = KroneckerMetric(problem, stage.damping, stage.sweeps)
+            return LBFGS(problem, stage.memory, metric, stage.refresh_every)
         if stage.optimiser == "settle":
             return Settle(problem)
         if stage.optimiser == "newton":
