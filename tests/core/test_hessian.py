@@ -55,6 +55,20 @@ def test_products_equal_autograd(activation, ends, loss):
 
 
 @pytest.mark.parametrize("ends", ["fixed", "learned"])
+def test_products_are_those_of_the_point_also_when_the_parameters_have_moved_on(ends):
+    problem = make(ends=ends)
+    hessian = Hessian(problem)
+    hessian.linearise()
+    v = [torch.randn_like(p) for p in problem.parameters]
+    there, outputs = hessian.product(v), hessian.tangent(v)
+    for p in problem.parameters:
+        p.data.mul_(1.3)
+    problem.evaluate()
+    assert all(torch.equal(a, b) for a, b in zip(hessian.product(v), there, strict=True))
+    assert torch.equal(hessian.tangent(v), outputs)
+
+
+@pytest.mark.parametrize("ends", ["fixed", "learned"])
 def test_the_gauss_newton_product_is_that_of_the_linearised_network(ends):
     problem = make(ends=ends)
     hessian = Hessian(problem, gauss_newton=True)
@@ -137,9 +151,8 @@ def test_newton_converges_superlinearly():
         newton.step(problem.evaluate, 1.0)
         residuals.append(float(problem.residual().max()))
     assert newton.finished and residuals[-1] <= 1e-10
-    # the forcing term is the root of the residual: order 1.5 at the end
-    order = math.log(residuals[-1] / residuals[-2]) / math.log(residuals[-2] / residuals[-3])
-    assert order > 1.3
+    # the forcing term is the root of the residual: order 1.5 at the end, or better where a step overshoots its aim
+    assert residuals[-2] < residuals[-3] ** 1.3 and residuals[-1] < residuals[-2] ** 1.3
 
 
 def test_newton_ends_where_l_bfgs_would():

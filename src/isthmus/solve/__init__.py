@@ -2,6 +2,7 @@
 
 from isthmus.geodesic import Geodesic
 from isthmus.solve.certificate import Certificate, certify, hamiltonian_drift
+from isthmus.solve.dual import DualMetric
 from isthmus.solve.hessian import Hessian
 from isthmus.solve.kronecker import KroneckerMetric
 from isthmus.solve.lbfgs import LBFGS
@@ -18,6 +19,7 @@ __all__ = [
     "LBFGS",
     "RECIPES",
     "Certificate",
+    "DualMetric",
     "Evaluation",
     "Geodesic",
     "Hessian",

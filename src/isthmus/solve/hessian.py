@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.flow import FlowWorkspace
@@ -46,7 +47,8 @@ class Hessian:
         """Take the present parameters as the point: one sweep forward, one backward."""
         problem, model, flow = self.problem, self.problem.model, self._flow
         w, rho = model.width, model.rho.tolist()
-        self._rho = rho
+        # copies: products are wanted also when the parameters have moved on
+        self._rho, self._W, self._out_map = rho, model.weight.detach().clone(), model.out_map.detach().clone()
         torch.mm(model.in_map, problem.x.T, out=flow.start)
         self._outputs = model.out_map @ flow.forward(model.weight, rho)
         _, self._d_outputs = problem.end(self._outputs, problem.y)
@@ -60,13 +62,17 @@ class Hessian:
                 assert bend is not None
                 self._bent[layer].mul_(bend)
 
+    @property
+    def outputs(self) -> Float[Tensor, "out samples"]:
+        """The outputs at the point."""
+        return self._outputs
+
     @torch.no_grad()
-    def product(self, direction: Sequence[Tensor]) -> list[Tensor]:
-        """``H V``, for V given as one tensor a parameter, in the order and shapes of ``problem.parameters``."""
+    def tangent(self, direction: Sequence[Tensor]) -> Float[Tensor, "out samples"]:
+        """The derivative of the outputs along a direction of the parameters."""
         model, problem, flow = self.problem.model, self.problem, self._flow
-        L, w, leak, W, V = model.depth, model.width, problem.effective_depth, model.weight, direction[0]
-        learned, full = model.ends == "learned", not self.gauss_newton
-        dA, dG = self._dA, self._dG
+        L, w, leak, W, V = model.depth, model.width, problem.effective_depth, self._W, direction[0]
+        learned, dA = model.ends == "learned", self._dA
         if learned:
             torch.mm(direction[1], problem.x.T, out=dA)
         else:
@@ -77,11 +83,20 @@ class Hessian:
             torch.addmm(dA, V[layer], S, beta=1 - r * leak, alpha=r, out=dA)
             if layer > 0 or learned:
                 torch.addmm(dA, W[layer, :, :w], dS, beta=1, alpha=r, out=dA)
-        tangent = model.out_map @ dA
+        tangent = self._out_map @ dA
         if learned:
             tangent.addmm_(direction[2], flow.A[L])
+        return tangent
+
+    @torch.no_grad()
+    def product(self, direction: Sequence[Tensor]) -> list[Tensor]:
+        """``H V``, for V given as one tensor a parameter, in the order and shapes of ``problem.parameters``."""
+        model, problem, flow = self.problem.model, self.problem, self._flow
+        L, w, leak, W, V = model.depth, model.width, problem.effective_depth, self._W, direction[0]
+        learned, full = model.ends == "learned", not self.gauss_newton
+        tangent, dA, dG = self.tangent(direction), self._dA, self._dG
         d_tangent = problem.output_hessian(self._outputs, tangent)
-        torch.mm(model.out_map.T, d_tangent, out=dG)
+        torch.mm(self._out_map.T, d_tangent, out=dG)
         out = [torch.empty_like(p) for p in problem.parameters]
         if learned:
             torch.mm(d_tangent, flow.A[L].T, out=out[2])

@@ -1,24 +1,43 @@
-"""Newton's method with truncated conjugate gradients in the Kronecker-factored metric: converges to the last digits.
+"""Newton's method with truncated conjugate gradients: converges to the last digits.
 
-Exact Hessian products (`isthmus.solve.hessian`), a trust region measured in the metric, negative curvature followed to
-its boundary. Variables are ``√ρ_ℓ W_ℓ``. For smooth σ; on ReLU's pieces it ignores the kinks, and stops where they are
-in the way.
+Exact Hessian products (`isthmus.solve.hessian`), a trust region measured in the metric of all layers together
+(`isthmus.solve.dual`), negative curvature followed to its boundary, and second-order corrections: near a critical point
+the network fits, and a straight step leaves the bent surface of networks that fit. Variables are ``√ρ_ℓ W_ℓ``. For
+smooth σ; on ReLU's pieces it ignores the kinks, and stops where they are in the way.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from isthmus.solve.dual import DualMetric
 from isthmus.solve.hessian import Hessian
 from isthmus.solve.kronecker import KroneckerMetric
 from isthmus.solve.objective import Evaluation, Problem
 from isthmus.solve.optimiser import Closure, Optimiser
 from isthmus.solve.scaled import ScaledParameters
-from isthmus.solve.truncated_cg import truncated_cg
+from isthmus.solve.truncated_cg import TruncatedStep, truncated_cg
 
 # Below this fraction of the objective a predicted decrease drowns in the rounding of the objective itself.
 _RESOLUTION = {torch.float32: 1e-7, torch.float64: 1e-13}
+
+
+# A trial that brings so much of the predicted decrease is not corrected any more; below the other, it is refused for a
+# shorter one, which costs no products.
+_GOOD, _ACCEPTABLE = 0.9, 0.25
+_SMALLER = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # balls inside the trust region
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A point that a step led to: the step with its corrections, and what the objective is there."""
+
+    x: Tensor
+    step: TruncatedStep
+    ratio: float
 
 
 class Newton(Optimiser):
@@ -26,22 +45,25 @@ class Newton(Optimiser):
 
     Args:
         problem: whose parameters, gradients and Hessian are used.
-        metric: the preconditioner; by default `KroneckerMetric` undamped, see docs/notes/solver.md.
+        metric: the preconditioner; by default `DualMetric`. With `KroneckerMetric` there are no corrections.
         refresh_every: steps between two measurements of the metric.
         limit: Hessian products a step at most.
         tolerance: finished when every layer's stationarity residual is below.
+        corrections: second-order corrections of a trial at most; one costs about a Hessian product.
     """
 
     def __init__(
         self,
         problem: Problem,
-        metric: KroneckerMetric | None = None,
-        refresh_every: int = 5,
+        metric: KroneckerMetric | DualMetric | None = None,
+        refresh_every: int = 8,
         limit: int = 300,
         tolerance: float = 0.0,
+        corrections: int = 4,
     ) -> None:
         self.problem, self.refresh_every, self.limit, self.tolerance = problem, refresh_every, limit, tolerance
-        self.metric = KroneckerMetric(problem, damping=1.0) if metric is None else metric
+        self.metric = DualMetric(problem) if metric is None else metric
+        self.corrections = corrections if isinstance(self.metric, DualMetric) else 0
         self.hessian = Hessian(problem)
         self.products = 0
         self._iterations = 0
@@ -59,6 +81,34 @@ class Newton(Optimiser):
         """Measure the metric and the objective again; the trust region starts anew."""
         self._iterations, self._radius, self._refused = 0, None, 0
         self._evaluation, self._done = None, False
+
+    def _try(self, scaled: ScaledParameters, x: Tensor, step: TruncatedStep, before: float) -> _Trial:
+        """Go along a step, and correct it while that helps: the outputs should be where they are to first order."""
+        value = self._at(scaled, x + step.x)
+        best = _Trial(x + step.x, step, (before - value) / step.decrease)
+        if self.corrections == 0 or not math.isfinite(value):
+            return best
+        assert isinstance(self.metric, DualMetric)
+        target = self.hessian.tangent(scaled.unflatten(step.x)).add_(self.hessian.outputs)
+        corrected = x + step.x
+        for count in range(self.corrections):
+            if best.ratio >= _GOOD:
+                break
+            model = self.problem.model
+            excess = model.out_map @ self.problem.workspace(path=False).end - target
+            corrected = corrected + self.metric.restoration(excess).to(x.dtype)
+            value = self._at(scaled, corrected)
+            ratio = (before - value) / step.decrease
+            if math.isfinite(ratio) and ratio > best.ratio:
+                best = _Trial(corrected, step, ratio)
+            elif count > 0:
+                break
+        return best
+
+    def _at(self, scaled: ScaledParameters, x: Tensor) -> float:
+        scaled.write(x)
+        value = self.problem.evaluate(gradient=False).objective
+        return value if math.isfinite(value) else math.inf
 
     @torch.no_grad()
     def step(self, closure: Closure, rate: float) -> Evaluation:
@@ -87,25 +137,60 @@ class Newton(Optimiser):
             self._radius,
             min(0.1, math.sqrt(residual)),
             self.limit,
+            [self._radius * share for share in _SMALLER],
         )
         self.products += found.products
+        noise = _RESOLUTION[x.dtype] * abs(before.objective)
+        if found.decrease <= 10 * noise:
+            return self._below_resolution(closure, scaled, x, found, before, residual, noise)
+        best: _Trial | None = None
+        for step in (found, *found.shorter):
+            if step.decrease <= 10 * noise:
+                break
+            trial = self._try(scaled, x, step, before.objective)
+            if best is None or trial.ratio * trial.step.decrease > best.ratio * best.step.decrease:
+                best = trial
+            if trial.ratio >= _ACCEPTABLE:
+                break
+        assert best is not None
+        if best.ratio > 1e-3:
+            if best.ratio < _ACCEPTABLE:
+                self._radius = 0.5 * best.step.length
+            elif best.step is not found:  # longer ones failed just now
+                self._radius = best.step.length
+            elif best.ratio > 0.75 and found.limited:
+                self._radius *= 2
+            return self._accept(closure, scaled, best.x)
+        self._radius = 0.5 * min(step.length for step in (found, *found.shorter))
+        return self._refuse(closure, scaled, x)
+
+    def _below_resolution(
+        self,
+        closure: Closure,
+        scaled: ScaledParameters,
+        x: Tensor,
+        found: TruncatedStep,
+        before: Evaluation,
+        residual: float,
+        noise: float,
+    ) -> Evaluation:
+        """A decrease too small to be seen in the objective: the quadratic model is all there is, and the residual."""
         scaled.write(x + found.x)
         after = closure()
-        noise = _RESOLUTION[x.dtype] * abs(before.objective)
-        if found.decrease > 10 * noise:
-            ratio = (before.objective - after.objective) / found.decrease if math.isfinite(after.objective) else -1.0
-        else:  # too small to be seen in the objective: the quadratic model is all there is
-            ratio = 1.0 if after.objective <= before.objective + noise else -1.0
-            if ratio > 0 and float(self.problem.residual().max()) > 2 * residual:
-                ratio = -1.0
-        if ratio < 0.25:
-            self._radius = 0.25 * found.length
-        elif ratio > 0.75 and found.limited:
-            self._radius *= 2
-        if ratio > 1e-3:
+        if after.objective <= before.objective + noise and float(self.problem.residual().max()) <= 2 * residual:
             self._evaluation, self._refused = after, 0
             self._done = float(self.problem.residual().max()) <= self.tolerance
             return after
+        self._radius = 0.25 * found.length
+        return self._refuse(closure, scaled, x)
+
+    def _accept(self, closure: Closure, scaled: ScaledParameters, x: Tensor) -> Evaluation:
+        scaled.write(x)
+        self._evaluation, self._refused = closure(), 0
+        self._done = float(self.problem.residual().max()) <= self.tolerance
+        return self._evaluation
+
+    def _refuse(self, closure: Closure, scaled: ScaledParameters, x: Tensor) -> Evaluation:
         self._refused += 1
         self._done = self._refused >= 12
         scaled.write(x)

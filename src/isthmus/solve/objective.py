@@ -1,5 +1,6 @@
 """The objective (E3) of a model on data: value, gradient, residual and geodesic, by the fused flow."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -337,6 +338,15 @@ class Problem:
         p = torch.softmax(outputs, dim=0)
         v = p * tangent
         return (v - p * v.sum(dim=0)) / samples
+
+    def output_root(self, outputs: Float[Tensor, "out samples"]) -> Float[Tensor, "samples out columns"]:
+        """Roots R of each sample's block of the Hessian of the data cost in the outputs, ``R Rᵀ``."""
+        out, samples = outputs.shape
+        eye = torch.eye(out, dtype=outputs.dtype, device=outputs.device)
+        if self.loss == "mse":
+            return (eye * math.sqrt(2 / samples)).expand(samples, out, out)
+        root_p = torch.softmax(outputs, dim=0).sqrt().T  # diag(p) − ppᵀ, and 1 − √p√pᵀ is its own square
+        return root_p[:, :, None] * (eye - root_p[:, :, None] * root_p[:, None, :]) / math.sqrt(samples)
 
     @property
     def output_curvature(self) -> float:
