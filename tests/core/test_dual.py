@@ -66,13 +66,29 @@ def test_some_directions_leave_the_rest_of_the_curvature_and_more_leave_less(los
     matrix, _ = gauss_newton(problem)
     left = []
     for limit in (1, 6, 15, 36):
-        metric = DualMetric(problem, limit=limit, dtype=torch.float64)
+        metric = DualMetric(problem, limit=limit, share=0.0, dtype=torch.float64)
         metric.refresh()
         inverse = torch.stack([metric.apply(e) for e in torch.eye(len(matrix), dtype=torch.float64)])
         eigenvalues = torch.linalg.eigvals(inverse @ matrix).real
         assert float(eigenvalues.min()) > 1 - 1e-8  # P lies below the Hessian
         left.append(float(eigenvalues.max()))
     assert left == sorted(left, reverse=True) and left[0] > 1.5 and left[-1] == pytest.approx(1, abs=1e-8)
+
+
+@pytest.mark.parametrize("ends", ["fixed", "learned"])
+def test_what_the_directions_leave_is_seen_layer_by_layer(ends):
+    problem = make(ends, samples=40, mu=1e-3)
+    matrix, _ = gauss_newton(problem)
+    largest = []
+    for share in (0.0, 0.5):
+        metric = DualMetric(problem, limit=60, share=share, dtype=torch.float64)
+        metric.refresh()
+        inverse = torch.stack([metric.apply(e) for e in torch.eye(len(matrix), dtype=torch.float64)])
+        torch.testing.assert_close(inverse, inverse.T, rtol=1e-8, atol=1e-8)
+        eigenvalues = torch.linalg.eigvals(inverse @ matrix).real
+        assert float(eigenvalues.min()) > 0
+        largest.append(float(eigenvalues.max()))
+    assert largest[1] < 0.5 * largest[0]
 
 
 def test_float32_is_close_enough_to_precondition():
@@ -111,9 +127,10 @@ def test_rounding_beside_large_curvature_is_shifted_away():
     assert torch.isfinite(metric.apply(torch.randn(problem.model.weight.numel(), dtype=torch.float64))).all()
 
 
-def test_a_metric_needs_a_direction():
-    with pytest.raises(ValueError, match="limit"):
-        DualMetric(make(), limit=0)
+@pytest.mark.parametrize("options", [{"limit": 0}, {"share": 1.0}, {"share": -0.1}])
+def test_impossible_sizes_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        DualMetric(make(), **options)
 
 
 # --- smaller balls ---------------------------------------------------------------------------------------------

@@ -12,6 +12,9 @@ back-propagated vector g and a feature vector s, so that
 
     (J Jᵀ)_ij = Σ_ℓ ρ_ℓ ⟨g_ℓi, g_ℓj⟩ ⟨s_ℓ−1,i, s_ℓ−1,j⟩     (the neural tangent kernel, Jacot et al. 2018).
 
+Where there are more directions than one can afford, the rest, summed over samples, is taken layer by layer in Kronecker
+factors (as in `isthmus.solve.kronecker`); its largest eigenvectors are further rows, each in one layer.
+
 J and Jᵀ are a tangent sweep and a backward sweep. The same inverse answers what must be added to the weights to move
 the outputs by a given amount: the second-order correction (Conn, Gould and Toint 2000, section 15.3.2.3) of a step that
 left the surface of networks that fit. docs/notes/solver.md has the figures.
@@ -24,6 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from isthmus.solve.kronecker import robust_eigh
 from isthmus.solve.objective import Problem
 
 _CHUNK = 2**23  # numbers in a temporary of the sweep that chooses directions
@@ -32,20 +36,28 @@ _CHUNK = 2**23  # numbers in a temporary of the sweep that chooses directions
 class DualMetric:
     """An approximate inverse Hessian in the variables ``√ρ_ℓ W_ℓ`` (learned ends as they are), by Woodbury's identity.
 
-    Exact for the Gauss–Newton Hessian where ``limit`` is at least N n_out; above, the directions of the outputs, sample
-    by sample, in which it is largest.
+    Exact for the Gauss–Newton Hessian where ``limit`` is at least N n_out. Where it is less: the directions of the
+    outputs, sample by sample, in which it is largest, and the largest eigenvectors of what they leave.
 
     Args:
         problem: whose model and data are used.
-        limit: directions at most. The kernel and its factor take 8 ``limit``² bytes, a measurement about 2 L w
+        limit: rows of J at most. The kernel and its factor take 8 ``limit``² bytes, a measurement about 2 L w
             ``limit``² operations.
+        share: of the rows that go to what the directions leave.
         dtype: of the metric; float32 is enough, since Newton's method corrects it.
+
+    Raises:
+        ValueError: a limit below 1, or a share outside [0, 1).
     """
 
-    def __init__(self, problem: Problem, limit: int = 6000, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, problem: Problem, limit: int = 6000, share: float = 0.3, dtype: torch.dtype = torch.float32
+    ) -> None:
         if limit < 1:
-            raise ValueError(f"limit (directions) must be at least 1, got {limit}")
-        self.problem, self.limit, self.dtype = problem, limit, dtype
+            raise ValueError(f"limit (rows) must be at least 1, got {limit}")
+        if not 0 <= share < 1:
+            raise ValueError(f"share (of the rows) must lie in [0, 1), got {share}")
+        self.problem, self.limit, self.share, self.dtype = problem, limit, share, dtype
         self._point: list[Tensor] = []
 
     @property
@@ -80,8 +92,13 @@ class DualMetric:
             A = torch.addmm(A, self._W[layer], S, beta=1 - r * leak, alpha=r)
         self._end = A
         roots = problem.output_root(self._out_map @ A).contiguous()  # (samples, out, columns)
-        self._samples, self._covectors = self._choose(roots)
-        self._factor = self._kernel()
+        # of the rows that are Kronecker eigenvectors: bases of every layer; layer, left, right; root of the curvature
+        self._bases: tuple[Tensor, Tensor] | None = None
+        self._chosen = A.new_zeros((3, 0), dtype=torch.int64)
+        self._strength = A.new_zeros(0)
+        gamma = A.new_zeros((L, w, w))
+        self._samples, self._covectors = self._choose(roots, gamma)
+        self._factor = self._kernel(gamma)
 
     def _pull(self, layer: int, G: Float[Tensor, "width any"], slopes: Tensor) -> Float[Tensor, "width any"]:
         """``∂/∂A_{ℓ−1}`` from ``∂/∂A_ℓ``, of columns that belong to samples with these slopes."""
@@ -89,13 +106,19 @@ class DualMetric:
         pulled = (self._W[layer, :, : G.shape[0]].T @ G).mul_(slopes)
         return pulled.mul_(r).add_(G, alpha=1 - r * self.problem.effective_depth)
 
-    def _choose(self, roots: Float[Tensor, "samples out columns"]) -> tuple[Tensor, Float[Tensor, "rows out"]]:
-        """Samples and covectors (the root of the cost's curvature times a unit vector) of the rows of J."""
+    def _choose(
+        self, roots: Float[Tensor, "samples out columns"], gamma: Float[Tensor, "layers width width"]
+    ) -> tuple[Tensor, Float[Tensor, "rows out"]]:
+        """Samples and covectors (the root of the cost's curvature times a unit vector) of the rows of J.
+
+        Where not all can be had, the sums ``Σ g gᵀ`` over all of them go to ``gamma``.
+        """
         N, out, columns = roots.shape
         count = min(self.limit, N * columns)
         index = torch.arange(N, device=roots.device)
         if count == N * columns:
             return index.repeat_interleave(columns), roots.mT.reshape(N * columns, out)
+        count = max(1, round(count * (1 - self.share)))
         local = roots.new_zeros((N, columns, columns))
         w, size = self.problem.model.width, max(1, _CHUNK // (self.problem.model.width * columns))
         for start in range(0, N, size):
@@ -106,6 +129,7 @@ class DualMetric:
                 by_sample = G.transpose(0, 1).contiguous()
                 weight = self._rho[layer] * self._S[layer][:, part].square().sum(dim=0)
                 local[part] += weight[:, None, None] * torch.bmm(by_sample.mT, by_sample)
+                gamma[layer].addmm_(G.reshape(w, -1), G.reshape(w, -1).T)
                 if layer > 0:
                     slopes = self._slopes[layer][:, part, None].expand_as(G).reshape(w, -1)
                     G = self._pull(layer, G.reshape(w, -1), slopes).view_as(G)
@@ -115,30 +139,40 @@ class DualMetric:
         unit = vectors[samples, :, column]
         return samples, torch.bmm(roots[samples], unit[:, :, None])[:, :, 0].contiguous()
 
-    def _kernel(self) -> Tensor:
-        """The Cholesky factor of ``μ 1 + J Jᵀ``."""
+    def _kernel(self, gamma: Float[Tensor, "layers width width"]) -> Tensor:
+        """The Cholesky factor of ``μ 1 + J Jᵀ``; ``gamma``: see `_choose`."""
         samples, C, model = self._samples, self._covectors, self.problem.model
-        G = self._out_map.T @ C.T
+        L, learned = model.depth, model.ends == "learned"
+        G = [self._out_map.T @ C.T]
+        for layer in range(L - 1, -1 if learned else 0, -1):
+            G.append(self._pull(layer, G[-1], self._slopes[layer][:, samples]))
+        back = G[L] if learned else None
+        G = G[L - 1 :: -1]  # of ∂/∂A_1 … ∂/∂A_L
         rows = C.shape[0]
-        K = C.new_zeros((rows, rows))
+        self._complete(gamma, G)
+        K = C.new_zeros((rows + len(self._strength),) * 2)
         size = 2000
 
         def add(left: Tensor, right: Tensor, factor: float) -> None:
             for i in range(0, rows, size):
-                a = slice(i, i + size)
+                a = slice(i, min(i + size, rows))
                 for j in range(0, i + 1, size):
-                    b = slice(j, j + size)
+                    b = slice(j, min(j + size, rows))
                     K[a, b].addcmul_(left[:, a].T @ left[:, b], right[:, a].T @ right[:, b], value=factor)
 
-        learned = model.ends == "learned"
-        if learned:
+        for layer, r in enumerate(self._rho):
+            add(G[layer], self._S[layer][:, samples], r)
+        if back is not None:
             add(C.T, self._end[:, samples], 1.0)
-        for layer in range(len(self._rho) - 1, -1, -1):
-            add(G, self._S[layer][:, samples], self._rho[layer])
-            if layer > 0 or learned:
-                G = self._pull(layer, G, self._slopes[layer][:, samples])
-        if learned:
-            add(G, self._x[:, samples], 1.0)
+            add(back, self._x[:, samples], 1.0)
+        if self._bases is not None:
+            for layer in range(L):
+                here = (self._chosen[0] == layer).nonzero()[:, 0]
+                _, left, right = self._chosen[:, here]
+                g = self._bases[0][layer].T[left] @ G[layer]
+                s = self._bases[1][layer].T[right] @ self._S[layer][:, samples]
+                K[rows + here, :rows] = g.mul_(s).mul_(self._strength[here, None] * self._roots[layer, 0, 0])
+            K.diagonal()[rows:] = self._strength.square()
         shift = self.problem.mu
         K.diagonal().add_(shift)
         factor, failed = torch.linalg.cholesky_ex(K)
@@ -147,6 +181,22 @@ class DualMetric:
             shift *= 10
             factor, failed = torch.linalg.cholesky_ex(K)
         return factor
+
+    def _complete(self, gamma: Float[Tensor, "layers width width"], G: list[Tensor]) -> None:
+        """Choose the Kronecker eigenvectors: the largest of what the directions leave."""
+        count = self.limit - G[0].shape[1]
+        if count == 0 or not bool(gamma.any()):
+            return
+        for layer, g in enumerate(G):
+            gamma[layer].addmm_(g, g.T, alpha=-1)
+        samples = self._x.shape[1]
+        a, U = robust_eigh(gamma)
+        b, V = robust_eigh(torch.bmm(self._S, self._S.mT) / samples)
+        curvature = self._roots.square() * a.clamp_min(0)[:, :, None] * b.clamp_min(0)[:, None, :]
+        best = curvature.flatten().topk(min(count, curvature.numel()))
+        index = best.indices[best.values > 0]
+        self._bases, self._strength = (U, V), curvature.flatten()[index].sqrt()
+        self._chosen = torch.stack(torch.unravel_index(index, curvature.shape))
 
     def _split(self, v: Tensor) -> list[Tensor]:
         pieces, start = [], 0
@@ -169,13 +219,19 @@ class DualMetric:
         outputs = self._out_map @ dA
         if len(pieces) > 1:
             outputs.addmm_(pieces[2], self._end)
-        return (outputs.T[self._samples] * self._covectors).sum(dim=1)
+        seen = (outputs.T[self._samples] * self._covectors).sum(dim=1)
+        if self._bases is None:
+            return seen
+        layer, left, right = self._chosen
+        rotated = self._bases[0].mT @ pieces[0] @ self._bases[1]
+        return torch.cat((seen, rotated[layer, left, right] * self._strength))
 
     def _transposed(self, u: Float[Tensor, "rows"]) -> Tensor:
         """``Jᵀ u``, by a backward sweep."""
         learned = self.problem.model.ends == "learned"
+        rows = len(self._samples)
         outputs = self._covectors.new_zeros((self._x.shape[1], self._out_map.shape[0]))
-        outputs = outputs.index_add_(0, self._samples, self._covectors * u[:, None]).T
+        outputs = outputs.index_add_(0, self._samples, self._covectors * u[:rows, None]).T
         G = self._out_map.T @ outputs
         W = torch.empty_like(self._W)
         for layer in range(len(self._rho) - 1, -1, -1):
@@ -183,6 +239,11 @@ class DualMetric:
             if layer > 0 or learned:
                 G = self._pull(layer, G, self._slopes[layer])
         W.mul_(self._roots)
+        if self._bases is not None:
+            layer, left, right = self._chosen
+            rotated = torch.zeros_like(W)
+            rotated[layer, left, right] = u[rows:] * self._strength
+            W.add_(self._bases[0] @ rotated @ self._bases[1].mT)
         if not learned:
             return W.flatten()
         return torch.cat((W.flatten(), (G @ self._x.T).flatten(), (outputs @ self._end.T).flatten()))
@@ -203,6 +264,7 @@ class DualMetric:
         The minimiser of ``½‖J d + c‖² + (μ/2)‖d‖²``, c being the excess as J's rows see it.
         """
         c = (excess.T.to(self.dtype)[self._samples] * self._covectors).sum(dim=1)
+        c = torch.cat((c, torch.zeros_like(self._strength)))
         return self._transposed(self._solved(c)).neg_()
 
     def state_dict(self) -> dict[str, Any]:
