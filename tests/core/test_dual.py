@@ -80,15 +80,15 @@ def test_what_the_directions_leave_is_seen_layer_by_layer(ends):
     problem = make(ends, samples=40, mu=1e-3)
     matrix, _ = gauss_newton(problem)
     largest = []
-    for share in (0.0, 0.5):
-        metric = DualMetric(problem, limit=60, share=share, dtype=torch.float64)
+    for limit, share in ((30, 0.0), (60, 0.5)):  # the same directions, without and with the rest
+        metric = DualMetric(problem, limit=limit, share=share, dtype=torch.float64)
         metric.refresh()
         inverse = torch.stack([metric.apply(e) for e in torch.eye(len(matrix), dtype=torch.float64)])
         torch.testing.assert_close(inverse, inverse.T, rtol=1e-8, atol=1e-8)
         eigenvalues = torch.linalg.eigvals(inverse @ matrix).real
         assert float(eigenvalues.min()) > 0
         largest.append(float(eigenvalues.max()))
-    assert largest[1] < 0.5 * largest[0]
+    assert largest[1] < (0.2 if ends == "fixed" else 1.0) * largest[0]  # learned ends: by directions only
 
 
 def test_float32_is_close_enough_to_precondition():

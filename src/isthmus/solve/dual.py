@@ -37,7 +37,8 @@ class DualMetric:
     """An approximate inverse Hessian in the variables ``√ρ_ℓ W_ℓ`` (learned ends as they are), by Woodbury's identity.
 
     Exact for the Gauss–Newton Hessian where ``limit`` is at least N n_out. Where it is less: the directions of the
-    outputs, sample by sample, in which it is largest, and the largest eigenvectors of what they leave.
+    outputs, sample by sample, in which it is largest, and the largest eigenvectors of what they leave (of the weights;
+    learned ends are seen by the directions only).
 
     Args:
         problem: whose model and data are used.
