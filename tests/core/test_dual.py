@@ -127,6 +127,13 @@ def test_rounding_beside_large_curvature_is_shifted_away():
     assert torch.isfinite(metric.apply(torch.randn(problem.model.weight.numel(), dtype=torch.float64))).all()
 
 
+def test_weights_too_large_for_the_metric_are_named():
+    problem = make()
+    problem.model.weight.data.mul_(1e9)
+    with pytest.raises(OverflowError, match=r"beyond torch\.float32"):
+        DualMetric(problem).refresh()
+
+
 @pytest.mark.parametrize("options", [{"limit": 0}, {"share": 1.0}, {"share": -0.1}])
 def test_impossible_sizes_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
@@ -227,3 +234,12 @@ def test_a_correction_brings_a_step_back_to_the_surface_of_fitting_networks():
         newton.step(problem.evaluate, 1.0)
         lengths.append(float((scaled.values() - x).norm()))
     assert lengths[1] > 1.5 * lengths[0]
+
+
+@pytest.mark.parametrize("limit", [10, 6000])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_newton_gets_to_the_end_with_learned_ends_and_either_loss(loss, limit):
+    problem = make("learned", loss, SmoothReLU(sharpness=2.0), samples=12)
+    Trainer(problem, [Stage("lbfgs", 100)], log_every=1000).run()
+    newton = certified(problem, DualMetric(problem, limit=limit), 60)
+    assert newton.finished and float(problem.residual().max()) <= 1e-9

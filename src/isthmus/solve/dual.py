@@ -42,18 +42,21 @@ class DualMetric:
 
     Args:
         problem: whose model and data are used.
-        limit: rows of J at most. The kernel and its factor take 8 ``limit``² bytes, a measurement about 2 L w
+        limit: rows of J at most; by default half of what there is, between 500 and 6000. The kernel and its factor take 8 ``limit``² bytes, a measurement about 2 L w
             ``limit``² operations.
         share: of the rows that go to what the directions leave.
         dtype: of the metric; float32 is enough, since Newton's method corrects it.
 
     Raises:
         ValueError: a limit below 1, or a share outside [0, 1).
+        OverflowError: from `refresh`, where weights are so large that the curvature overflows.
     """
 
     def __init__(
-        self, problem: Problem, limit: int = 6000, share: float = 0.3, dtype: torch.dtype = torch.float32
+        self, problem: Problem, limit: int | None = None, share: float = 0.3, dtype: torch.dtype = torch.float32
     ) -> None:
+        if limit is None:  # of the kernel's eigenvalues few are above μ: docs/notes/solver.md
+            limit = min(6000, max(500, problem.x.shape[0] * problem.model.out_features // 2))
         if limit < 1:
             raise ValueError(f"limit (rows) must be at least 1, got {limit}")
         if not 0 <= share < 1:
@@ -177,7 +180,11 @@ class DualMetric:
         shift = self.problem.mu
         K.diagonal().add_(shift)
         factor, failed = torch.linalg.cholesky_ex(K)
-        while int(failed) > 0:  # rounding of float32 beside large curvature
+        while int(failed) > 0:  # rounding of float32 beside large curvature; P stays positive with a larger shift
+            if not bool(torch.isfinite(K).all()):
+                raise OverflowError(
+                    f"the curvature of the data cost is beyond {self.dtype}: the weights are too large for it"
+                )
             K.diagonal().add_(9 * shift)
             shift *= 10
             factor, failed = torch.linalg.cholesky_ex(K)
