@@ -42,8 +42,8 @@ class DualMetric:
 
     Args:
         problem: whose model and data are used.
-        limit: rows of J at most; by default half of what there is, between 500 and 6000. The kernel and its factor take 8 ``limit``² bytes, a measurement about 2 L w
-            ``limit``² operations.
+        limit: rows of J at most; by default half of what there is, between 500 and 6000. The kernel and its factor take
+            8 ``limit``² bytes, a measurement about 2 L w ``limit``² operations.
         share: of the rows that go to what the directions leave.
         dtype: of the metric; float32 is enough, since Newton's method corrects it.
 

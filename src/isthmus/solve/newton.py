@@ -140,6 +140,9 @@ class Newton(Optimiser):
             [self._radius * share for share in _SMALLER],
         )
         self.products += found.products
+        if found.products == 0:  # as of a network that collapsed to zero, whose gradient is as small as its weights
+            self._done = True
+            return before
         noise = _RESOLUTION[x.dtype] * abs(before.objective)
         if found.decrease <= 10 * noise:
             return self._below_resolution(closure, scaled, x, found, before, residual, noise)

@@ -55,6 +55,8 @@ def truncated_cg(
     rz = start = float((r * z).sum())
     decrease, xx, xd, dd = 0.0, 0.0, 0.0, rz  # inner products in the metric, by recurrence
     shorter: list[TruncatedStep] = []
+    if not start > 0:  # a gradient of zero, or one whose square underflows
+        return TruncatedStep(x, 0.0, 0.0, False, 0)
     for count in range(1, limit + 1):
         Hd = product(d)
         curvature = float((d * Hd).sum())
