@@ -27,8 +27,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from isthmus.flow import FlowWorkspace
 from isthmus.solve.kronecker import robust_eigh
 from isthmus.solve.objective import Problem
+from isthmus.solve.scaled import pieces
 
 _CHUNK = 2**23  # numbers in a temporary of the sweep that chooses directions
 
@@ -63,6 +65,7 @@ class DualMetric:
             raise ValueError(f"share (of the rows) must lie in [0, 1), got {share}")
         self.problem, self.limit, self.share, self.dtype = problem, limit, share, dtype
         self._point: list[Tensor] = []
+        self._flow: FlowWorkspace | None = None
 
     @property
     def ready(self) -> bool:
@@ -86,15 +89,12 @@ class DualMetric:
         self._roots = torch.tensor(self._rho, dtype=self.dtype, device=self._W.device).sqrt()[:, None, None]
         self._x = problem.x.T.to(self.dtype)
         L, w, N = model.depth, model.width, problem.x.shape[0]
-        A = self._in_map @ self._x
-        self._S = A.new_ones((L, w + act.extra, N))
-        self._slopes = A.new_empty((L, w, N))
-        for layer, r in enumerate(self._rho):
-            S = self._S[layer]
-            S[:w] = act.value(A)
-            self._slopes[layer] = act.derivative(A)
-            A = torch.addmm(A, self._W[layer], S, beta=1 - r * leak, alpha=r)
-        self._end = A
+        if self._flow is None:
+            self._flow = FlowWorkspace(act, leak, L, w, N, dtype=self.dtype, device=self._W.device)
+        flow = self._flow
+        torch.mm(self._in_map, self._x, out=flow.start)
+        A = self._end = flow.forward(self._W, self._rho)
+        self._S, self._slopes = flow.S, act.derivative(flow.A[:-1])
         roots = problem.output_root(self._out_map @ A).contiguous()  # (samples, out, columns)
         # of the rows that are Kronecker eigenvectors: bases of every layer; layer, left, right; root of the curvature
         self._bases: tuple[Tensor, Tensor] | None = None
@@ -119,9 +119,8 @@ class DualMetric:
         """
         N, out, columns = roots.shape
         count = min(self.limit, N * columns)
-        index = torch.arange(N, device=roots.device)
         if count == N * columns:
-            return index.repeat_interleave(columns), roots.mT.reshape(N * columns, out)
+            return torch.arange(N, device=roots.device).repeat_interleave(columns), roots.mT.reshape(N * columns, out)
         count = max(1, round(count * (1 - self.share)))
         local = roots.new_zeros((N, columns, columns))
         w, size = self.problem.model.width, max(1, _CHUNK // (self.problem.model.width * columns))
@@ -206,18 +205,12 @@ class DualMetric:
         self._bases, self._strength = (U, V), curvature.flatten()[index].sqrt()
         self._chosen = torch.stack(torch.unravel_index(index, curvature.shape))
 
-    def _split(self, v: Tensor) -> list[Tensor]:
-        pieces, start = [], 0
-        for p in self.problem.parameters:
-            pieces.append(v[start : start + p.numel()].view(p.shape))
-            start += p.numel()
-        return pieces
-
     def _jacobian(self, v: Tensor) -> Float[Tensor, "rows"]:
         """J v, by a tangent sweep."""
-        pieces, leak, w = self._split(v), self.problem.effective_depth, self._W.shape[1]
-        V = pieces[0] * self._roots
-        dA = pieces[1] @ self._x if len(pieces) > 1 else None
+        v_W, *v_ends = pieces(v, self.problem.parameters)
+        leak, w = self.problem.effective_depth, self._W.shape[1]
+        V = v_W * self._roots
+        dA = v_ends[0] @ self._x if v_ends else None
         for layer, r in enumerate(self._rho):
             moved = V[layer] @ self._S[layer]
             if dA is not None:
@@ -225,13 +218,13 @@ class DualMetric:
             dA = moved
         assert dA is not None
         outputs = self._out_map @ dA
-        if len(pieces) > 1:
-            outputs.addmm_(pieces[2], self._end)
+        if v_ends:
+            outputs.addmm_(v_ends[1], self._end)
         seen = (outputs.T[self._samples] * self._covectors).sum(dim=1)
         if self._bases is None:
             return seen
         layer, left, right = self._chosen
-        rotated = self._bases[0].mT @ pieces[0] @ self._bases[1]
+        rotated = self._bases[0].mT @ v_W @ self._bases[1]
         return torch.cat((seen, rotated[layer, left, right] * self._strength))
 
     def _transposed(self, u: Float[Tensor, "rows"]) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from isthmus.solve.objective import Problem
+from isthmus.solve.scaled import pieces
 
 
 class KroneckerMetric:
@@ -84,11 +85,8 @@ class KroneckerMetric:
 
     def _rotated(self, v: Tensor) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor, Tensor]]]:
         """Every parameter's part of a vector in the eigenbases, new tensors, with the bases."""
-        start = 0
-        for parameter, (U, V, inverse) in zip(self.problem.parameters, self._bases, strict=True):
-            X = v[start : start + parameter.numel()].view(parameter.shape)
+        for X, (U, V, inverse) in zip(pieces(v, self.problem.parameters), self._bases, strict=True):
             yield U.mT @ X @ V, (U, V, inverse)
-            start += parameter.numel()
 
     def state_dict(self) -> dict[str, Any]:
         """The factors and the count that seeds the next ones."""

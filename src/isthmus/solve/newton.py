@@ -163,7 +163,8 @@ class Newton(Optimiser):
                 self._radius = best.step.length
             elif best.ratio > 0.75 and found.limited:
                 self._radius *= 2
-            return self._accept(closure, scaled, best.x)
+            scaled.write(best.x)
+            return self._accept(closure())
         self._radius = 0.5 * min(step.length for step in (found, *found.shorter))
         return self._refuse(closure, scaled, x)
 
@@ -181,17 +182,14 @@ class Newton(Optimiser):
         scaled.write(x + found.x)
         after = closure()
         if after.objective <= before.objective + noise and float(self.problem.residual().max()) <= 2 * residual:
-            self._evaluation, self._refused = after, 0
-            self._done = float(self.problem.residual().max()) <= self.tolerance
-            return after
+            return self._accept(after)
         self._radius = 0.25 * found.length
         return self._refuse(closure, scaled, x)
 
-    def _accept(self, closure: Closure, scaled: ScaledParameters, x: Tensor) -> Evaluation:
-        scaled.write(x)
-        self._evaluation, self._refused = closure(), 0
+    def _accept(self, after: Evaluation) -> Evaluation:
+        self._evaluation, self._refused = after, 0
         self._done = float(self.problem.residual().max()) <= self.tolerance
-        return self._evaluation
+        return after
 
     def _refuse(self, closure: Closure, scaled: ScaledParameters, x: Tensor) -> Evaluation:
         self._refused += 1

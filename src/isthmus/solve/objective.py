@@ -231,8 +231,7 @@ class Problem:
         model = self.model
         x, y = (self.x, self.y) if batch is None else (self.x[batch], self.y[batch])
         flow, rho = self._workspace(x.shape[0]), model.rho.tolist()
-        torch.mm(model.in_map, x.T, out=flow.start)
-        A_end = flow.forward(model.weight, rho)
+        A_end = self._sweep(flow, x, rho)
         cost, d_outputs = self.end(model.out_map @ A_end, y)
         # sums in float64: in float32 the line search could not see small decreases
         squares = self._squared_weights()
@@ -260,6 +259,11 @@ class Problem:
         weights = sum(r * square for r, square in zip(rho, squared, strict=False))
         penalty_value = 0.5 * self.mu * (weights + sum(squared[model.depth :]))
         return Evaluation(data_cost + penalty_value, data_cost, penalty_value)
+
+    def _sweep(self, flow: FlowWorkspace | RecomputeWorkspace, x: Tensor, rho: Sequence[float]) -> Tensor:
+        """The forward sweep of these rows; returns the last states, as columns."""
+        torch.mm(self.model.in_map, x.T, out=flow.start)
+        return flow.forward(self.model.weight, rho)
 
     def _squared_weights(self) -> Float[Tensor, "layers"]:
         return torch.linalg.vector_norm(self.model.weight.detach(), dim=(1, 2), dtype=torch.float64).square_()
@@ -301,9 +305,7 @@ class Problem:
                         "the path of the last evaluation was not kept, and the weights have moved since: evaluate "
                         "again (paths are kept from now on), or set problem.keep_path = True beforehand"
                     )
-                flow = self._workspace(samples)
-                torch.mm(self.model.in_map, self.x.T, out=flow.start)
-                flow.forward(self.model.weight, self.model.rho.tolist())
+                self._sweep(self._workspace(samples), self.x, self.model.rho.tolist())
         found = self._workspace(samples)
         assert isinstance(found, FlowWorkspace)
         return found
@@ -323,8 +325,7 @@ class Problem:
             swept, of_squares, of_rho = self._swept
             if swept is flow and of_rho == rho and torch.equal(of_squares, squares):
                 return flow
-        torch.mm(self.model.in_map, self.x.T, out=flow.start)
-        flow.forward(self.model.weight, rho)
+        self._sweep(flow, self.x, rho)
         self._squares, self._swept = squares, (flow, squares, rho)
         return flow
 

@@ -11,6 +11,12 @@ from torch import Tensor
 from isthmus.solve.objective import Problem
 
 
+def pieces(v: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """A flat vector as views of the parameters' shapes, in their order."""
+    parts = v.split([p.numel() for p in parameters])
+    return [part.view(p.shape) for part, p in zip(parts, parameters, strict=True)]
+
+
 class ScaledParameters:
     """The parameters of a problem, and what belongs to them, read and written in scaled variables.
 
@@ -43,15 +49,9 @@ class ScaledParameters:
 
     def unflatten(self, v: Tensor) -> list[Tensor]:
         """A vector of scaled values as tensors of the parameters' shapes, unscaled."""
-        out, start = [], 0
-        for p, scale in zip(self.parameters, self._scales, strict=True):
-            out.append(v[start : start + p.numel()].view(p.shape) / scale)
-            start += p.numel()
-        return out
+        return [part / scale for part, scale in zip(pieces(v, self.parameters), self._scales, strict=True)]
 
     def write(self, v: Tensor) -> None:
         """Set the parameters from a vector of scaled values."""
-        start = 0
-        for p, scale in zip(self.parameters, self._scales, strict=True):
-            torch.div(v[start : start + p.numel()].view(p.shape), scale, out=p.data)  # as `unflatten`, without a copy
-            start += p.numel()
+        for p, part, scale in zip(self.parameters, pieces(v, self.parameters), self._scales, strict=True):
+            torch.div(part, scale, out=p.data)  # as `unflatten`, without a copy
