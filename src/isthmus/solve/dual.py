@@ -27,12 +27,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isthmus.flow import FlowWorkspace
 from isthmus.solve.kronecker import robust_eigh
+from isthmus.solve.linearise import Linearisation
 from isthmus.solve.objective import Problem
 from isthmus.solve.scaled import pieces
 
 _CHUNK = 2**23  # numbers in a temporary of the sweep that chooses directions
+_BLOCK = 400  # rows and columns of the kernel at a time: its temporaries should stay in the cache
 
 
 class DualMetric:
@@ -65,7 +66,7 @@ class DualMetric:
             raise ValueError(f"share (of the rows) must lie in [0, 1), got {share}")
         self.problem, self.limit, self.share, self.dtype = problem, limit, share, dtype
         self._point: list[Tensor] = []
-        self._flow: FlowWorkspace | None = None
+        self._net = Linearisation(problem, dtype)
 
     @property
     def ready(self) -> bool:
@@ -79,36 +80,18 @@ class DualMetric:
 
     def _measure(self, point: Sequence[Tensor]) -> None:
         self._point = list(point)
-        problem, model = self.problem, self.problem.model
-        act, leak, learned = problem.activation, problem.effective_depth, model.ends == "learned"
-        wide = [p.to(self.dtype) for p in point]
-        self._W = wide[0].clone()
-        self._in_map = (wide[1] if learned else model.in_map.detach().to(self.dtype)).clone()
-        self._out_map = (wide[2] if learned else model.out_map.detach().to(self.dtype)).clone()
-        self._rho = model.rho.tolist()
-        self._roots = torch.tensor(self._rho, dtype=self.dtype, device=self._W.device).sqrt()[:, None, None]
-        self._x = problem.x.T.to(self.dtype)
-        L, w, N = model.depth, model.width, problem.x.shape[0]
-        if self._flow is None:
-            self._flow = FlowWorkspace(act, leak, L, w, N, dtype=self.dtype, device=self._W.device)
-        flow = self._flow
-        torch.mm(self._in_map, self._x, out=flow.start)
-        A = self._end = flow.forward(self._W, self._rho)
-        self._S, self._slopes = flow.S, act.derivative(flow.A[:-1])
-        roots = problem.output_root(self._out_map @ A).contiguous()  # (samples, out, columns)
+        net = self._net
+        net.at(point)
+        W = net.W
+        self._roots = torch.tensor(net.rho, dtype=W.dtype, device=W.device).sqrt()[:, None, None]
+        roots = self.problem.output_root(net.outputs).contiguous()  # (samples, out, columns)
         # of the rows that are Kronecker eigenvectors: bases of every layer; layer, left, right; root of the curvature
         self._bases: tuple[Tensor, Tensor] | None = None
-        self._chosen = A.new_zeros((3, 0), dtype=torch.int64)
-        self._strength = A.new_zeros(0)
-        gamma = A.new_zeros((L, w, w))
+        self._chosen = W.new_zeros((3, 0), dtype=torch.int64)
+        self._strength = W.new_zeros(0)
+        gamma = W.new_zeros((len(W), W.shape[1], W.shape[1]))
         self._samples, self._covectors = self._choose(roots, gamma)
         self._factor = self._kernel(gamma)
-
-    def _pull(self, layer: int, G: Float[Tensor, "width any"], slopes: Tensor) -> Float[Tensor, "width any"]:
-        """``∂/∂A_{ℓ−1}`` from ``∂/∂A_ℓ``, of columns that belong to samples with these slopes."""
-        r = self._rho[layer]
-        pulled = (self._W[layer, :, : G.shape[0]].T @ G).mul_(slopes)
-        return pulled.mul_(r).add_(G, alpha=1 - r * self.problem.effective_depth)
 
     def _choose(
         self, roots: Float[Tensor, "samples out columns"], gamma: Float[Tensor, "layers width width"]
@@ -123,19 +106,19 @@ class DualMetric:
             return torch.arange(N, device=roots.device).repeat_interleave(columns), roots.mT.reshape(N * columns, out)
         count = max(1, round(count * (1 - self.share)))
         local = roots.new_zeros((N, columns, columns))
-        w, size = self.problem.model.width, max(1, _CHUNK // (self.problem.model.width * columns))
+        net, w = self._net, self._net.W.shape[1]
+        size = max(1, _CHUNK // (w * columns))
         for start in range(0, N, size):
             part = slice(start, start + size)
             # samples first, so that each one's Gram matrix is a batched product
-            G = (self._out_map.T @ roots[part]).permute(1, 0, 2).contiguous()  # (width, samples, columns)
-            for layer in range(len(self._rho) - 1, -1, -1):
+            G = (net.out_map.T @ roots[part]).permute(1, 0, 2).contiguous()  # (width, samples, columns)
+            for layer in range(len(net.rho) - 1, -1, -1):
                 by_sample = G.transpose(0, 1).contiguous()
-                weight = self._rho[layer] * self._S[layer][:, part].square().sum(dim=0)
+                weight = net.rho[layer] * net.flow.S[layer][:, part].square().sum(dim=0)
                 local[part] += weight[:, None, None] * torch.bmm(by_sample.mT, by_sample)
                 gamma[layer].addmm_(G.reshape(w, -1), G.reshape(w, -1).T)
                 if layer > 0:
-                    slopes = self._slopes[layer][:, part, None].expand_as(G).reshape(w, -1)
-                    G = self._pull(layer, G.reshape(w, -1), slopes).view_as(G)
+                    G = net.pull(layer, G, net.slopes[layer][:, part, None])
         values, vectors = torch.linalg.eigh(local)
         chosen = values.flatten().topk(count).indices.sort().values
         samples, column = chosen // columns, chosen % columns
@@ -144,36 +127,34 @@ class DualMetric:
 
     def _kernel(self, gamma: Float[Tensor, "layers width width"]) -> Tensor:
         """The Cholesky factor of ``μ 1 + J Jᵀ``; ``gamma``: see `_choose`."""
-        samples, C, model = self._samples, self._covectors, self.problem.model
-        L, learned = model.depth, model.ends == "learned"
-        G = [self._out_map.T @ C.T]
-        for layer in range(L - 1, -1 if learned else 0, -1):
-            G.append(self._pull(layer, G[-1], self._slopes[layer][:, samples]))
-        back = G[L] if learned else None
+        samples, C, net = self._samples, self._covectors, self._net
+        L, S, rows = len(net.rho), net.flow.S, len(C)
+        G = [net.out_map.T @ C.T]
+        for layer in range(L - 1, -1 if net.learned else 0, -1):
+            G.append(net.pull(layer, G[-1], net.slopes[layer][:, samples]))
+        back = G[L] if net.learned else None
         G = G[L - 1 :: -1]  # of ∂/∂A_1 … ∂/∂A_L
-        rows = C.shape[0]
         self._complete(gamma, G)
         K = C.new_zeros((rows + len(self._strength),) * 2)
-        size = 2000
 
         def add(left: Tensor, right: Tensor, factor: float) -> None:
-            for i in range(0, rows, size):
-                a = slice(i, min(i + size, rows))
-                for j in range(0, i + 1, size):
-                    b = slice(j, min(j + size, rows))
+            for i in range(0, rows, _BLOCK):
+                a = slice(i, min(i + _BLOCK, rows))
+                for j in range(0, i + 1, _BLOCK):
+                    b = slice(j, min(j + _BLOCK, rows))
                     K[a, b].addcmul_(left[:, a].T @ left[:, b], right[:, a].T @ right[:, b], value=factor)
 
-        for layer, r in enumerate(self._rho):
-            add(G[layer], self._S[layer][:, samples], r)
+        for layer, r in enumerate(net.rho):
+            add(G[layer], S[layer][:, samples], r)
         if back is not None:
-            add(C.T, self._end[:, samples], 1.0)
-            add(back, self._x[:, samples], 1.0)
+            add(C.T, net.flow.end[:, samples], 1.0)
+            add(back, net.x.T[:, samples], 1.0)
         if self._bases is not None:
             for layer in range(L):
                 here = (self._chosen[0] == layer).nonzero()[:, 0]
                 _, left, right = self._chosen[:, here]
                 g = self._bases[0][layer].T[left] @ G[layer]
-                s = self._bases[1][layer].T[right] @ self._S[layer][:, samples]
+                s = self._bases[1][layer].T[right] @ S[layer][:, samples]
                 K[rows + here, :rows] = g.mul_(s).mul_(self._strength[here, None] * self._roots[layer, 0, 0])
             K.diagonal()[rows:] = self._strength.square()
         shift = self.problem.mu
@@ -196,9 +177,9 @@ class DualMetric:
             return
         for layer, g in enumerate(G):
             gamma[layer].addmm_(g, g.T, alpha=-1)
-        samples = self._x.shape[1]
+        S = self._net.flow.S
         a, U = robust_eigh(gamma)
-        b, V = robust_eigh(torch.bmm(self._S, self._S.mT) / samples)
+        b, V = robust_eigh(torch.bmm(S, S.mT) / S.shape[2])
         curvature = self._roots.square() * a.clamp_min(0)[:, :, None] * b.clamp_min(0)[:, None, :]
         best = curvature.flatten().topk(min(count, curvature.numel()))
         index = best.indices[best.values > 0]
@@ -208,18 +189,7 @@ class DualMetric:
     def _jacobian(self, v: Tensor) -> Float[Tensor, "rows"]:
         """J v, by a tangent sweep."""
         v_W, *v_ends = pieces(v, self.problem.parameters)
-        leak, w = self.problem.effective_depth, self._W.shape[1]
-        V = v_W * self._roots
-        dA = v_ends[0] @ self._x if v_ends else None
-        for layer, r in enumerate(self._rho):
-            moved = V[layer] @ self._S[layer]
-            if dA is not None:
-                moved.addmm_(self._W[layer, :, :w], self._slopes[layer] * dA, alpha=r).add_(dA, alpha=1 - r * leak)
-            dA = moved
-        assert dA is not None
-        outputs = self._out_map @ dA
-        if v_ends:
-            outputs.addmm_(v_ends[1], self._end)
+        outputs = self._net.tangent([v_W / self._roots, *v_ends])
         seen = (outputs.T[self._samples] * self._covectors).sum(dim=1)
         if self._bases is None:
             return seen
@@ -229,28 +199,22 @@ class DualMetric:
 
     def _transposed(self, u: Float[Tensor, "rows"]) -> Tensor:
         """``Jᵀ u``, by a backward sweep."""
-        learned = self.problem.model.ends == "learned"
         rows = len(self._samples)
-        outputs = self._covectors.new_zeros((self._x.shape[1], self._out_map.shape[0]))
-        outputs = outputs.index_add_(0, self._samples, self._covectors * u[:rows, None]).T
-        G = self._out_map.T @ outputs
-        W = torch.empty_like(self._W)
-        for layer in range(len(self._rho) - 1, -1, -1):
-            torch.mm(G, self._S[layer].T, out=W[layer])
-            if layer > 0 or learned:
-                G = self._pull(layer, G, self._slopes[layer])
-        W.mul_(self._roots)
+        outputs = torch.zeros_like(self._net.outputs.T)
+        outputs.index_add_(0, self._samples, self._covectors * u[:rows, None])
+        W, *ends = self._net.transposed(outputs.T)
+        W.div_(self._roots)
         if self._bases is not None:
             layer, left, right = self._chosen
             rotated = torch.zeros_like(W)
             rotated[layer, left, right] = u[rows:] * self._strength
             W.add_(self._bases[0] @ rotated @ self._bases[1].mT)
-        if not learned:
-            return W.flatten()
-        return torch.cat((W.flatten(), (G @ self._x.T).flatten(), (outputs @ self._end.T).flatten()))
+        return torch.cat([t.flatten() for t in (W, *ends)])
 
     def _solved(self, u: Float[Tensor, "rows"]) -> Float[Tensor, "rows"]:
-        return torch.cholesky_solve(u[:, None], self._factor)[:, 0]
+        # two triangular solves of a vector; `cholesky_solve` takes twelve times as long for it (docs/notes/solver.md)
+        half = torch.linalg.solve_triangular(self._factor, u[:, None], upper=False)
+        return torch.linalg.solve_triangular(self._factor.mT, half, upper=True)[:, 0]
 
     @torch.no_grad()
     def apply(self, v: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ smooth σ; on ReLU's pieces it ignores the kinks, and stops where they are in th
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,9 @@ from isthmus.solve.truncated_cg import TruncatedStep, truncated_cg
 # Below this fraction of the objective a predicted decrease drowns in the rounding of the objective itself.
 _RESOLUTION = {torch.float32: 1e-7, torch.float64: 1e-13}
 
+
+# Above this residual the sweeps of Hessian products run in float32, the gradient's not: a third of the time.
+_ROUGH_ABOVE = 1e-3
 
 # A trial that brings so much of the predicted decrease is not corrected any more; below the other, it is refused for a
 # shorter one, which costs no products.
@@ -46,7 +50,7 @@ class Newton(Optimiser):
     Args:
         problem: whose parameters, gradients and Hessian are used.
         metric: the preconditioner; by default `DualMetric`. With `KroneckerMetric` there are no corrections.
-        refresh_every: steps between two measurements of the metric.
+        refresh_every: steps taken between two measurements of the metric.
         limit: Hessian products a step at most.
         tolerance: finished when every layer's stationarity residual is below.
         corrections: second-order corrections of a trial at most; one costs about a Hessian product.
@@ -56,7 +60,7 @@ class Newton(Optimiser):
         self,
         problem: Problem,
         metric: KroneckerMetric | DualMetric | None = None,
-        refresh_every: int = 8,
+        refresh_every: int = 2,
         limit: int = 300,
         tolerance: float = 0.0,
         corrections: int = 4,
@@ -64,9 +68,10 @@ class Newton(Optimiser):
         self.problem, self.refresh_every, self.limit, self.tolerance = problem, refresh_every, limit, tolerance
         self.metric = DualMetric(problem) if metric is None else metric
         self.corrections = corrections if isinstance(self.metric, DualMetric) else 0
-        self.hessian = Hessian(problem)
         self.products = 0
-        self._iterations = 0
+        self._hessians: dict[torch.dtype, Hessian] = {}
+        self._hessian: Hessian | None = None  # the one that is linearised at the present point
+        self._moves: int | None = None  # steps taken since the metric was measured
         self._radius: float | None = None
         self._refused = 0
         self._evaluation: Evaluation | None = None
@@ -79,17 +84,31 @@ class Newton(Optimiser):
 
     def parameters_moved(self) -> None:
         """Measure the metric and the objective again; the trust region starts anew."""
-        self._iterations, self._radius, self._refused = 0, None, 0
+        self._moves, self._radius, self._refused = None, None, 0
+        self._hessian = None
         self._evaluation, self._done = None, False
 
-    def _try(self, scaled: ScaledParameters, x: Tensor, step: TruncatedStep, before: float) -> _Trial:
+    def _linearised(self, residual: float) -> Hessian:
+        """The Hessian at the present point: after a refused step, what the step began with."""
+        if self._hessian is None:
+            own = self.problem.model.weight.dtype
+            dtype = torch.float32 if residual > _ROUGH_ABOVE else own
+            if dtype not in self._hessians:
+                self._hessians[dtype] = Hessian(self.problem, dtype=dtype)
+            self._hessian = self._hessians[dtype]
+            self._hessian.linearise()
+        return self._hessian
+
+    def _try(
+        self, hessian: Hessian, scaled: ScaledParameters, x: Tensor, step: TruncatedStep, before: float
+    ) -> _Trial:
         """Go along a step, and correct it while that helps: the outputs should be where they are to first order."""
         value = self._at(scaled, x + step.x)
         best = _Trial(x + step.x, step, (before - value) / step.decrease)
         if self.corrections == 0 or not math.isfinite(value):
             return best
         assert isinstance(self.metric, DualMetric)
-        target = self.hessian.tangent(scaled.unflatten(step.x)).add_(self.hessian.outputs)
+        target = hessian.tangent(scaled.unflatten(step.x)).add_(hessian.outputs)
         corrected = x + step.x
         for count in range(self.corrections):
             if best.ratio >= _GOOD:
@@ -123,15 +142,15 @@ class Newton(Optimiser):
         if residual <= self.tolerance:
             self._done = True
             return before
-        if self._iterations % self.refresh_every == 0:
+        if self._moves is None or self._moves >= self.refresh_every:
             self.metric.refresh()
-        self._iterations += 1
-        x, g = scaled.values(), scaled.gradient()
+            self._moves = 0
+        origin = [p.detach().clone() for p in self.problem.parameters]
+        x, g, hessian = scaled.values(), scaled.gradient(), self._linearised(residual)
         if self._radius is None:
             self._radius = max(0.1 * float(x.norm()) * math.sqrt(self.problem.mu), 1e-6)
-        self.hessian.linearise()
         found = truncated_cg(
-            lambda v: scaled.flatten(self.hessian.product(scaled.unflatten(v)), gradient=True),
+            lambda v: scaled.flatten(hessian.product(scaled.unflatten(v)), gradient=True),
             g,
             self.metric.apply,
             self._radius,
@@ -145,12 +164,12 @@ class Newton(Optimiser):
             return before
         noise = _RESOLUTION[x.dtype] * abs(before.objective)
         if found.decrease <= 10 * noise:
-            return self._below_resolution(closure, scaled, x, found, before, residual, noise)
+            return self._below_resolution(closure, scaled, origin, found, before, residual, noise)
         best: _Trial | None = None
         for step in (found, *found.shorter):
             if step.decrease <= 10 * noise:
                 break
-            trial = self._try(scaled, x, step, before.objective)
+            trial = self._try(hessian, scaled, x, step, before.objective)
             if best is None or trial.ratio * trial.step.decrease > best.ratio * best.step.decrease:
                 best = trial
             if trial.ratio >= _ACCEPTABLE:
@@ -166,35 +185,38 @@ class Newton(Optimiser):
             scaled.write(best.x)
             return self._accept(closure())
         self._radius = 0.5 * min(step.length for step in (found, *found.shorter))
-        return self._refuse(closure, scaled, x)
+        return self._refuse(closure, origin)
 
     def _below_resolution(
         self,
         closure: Closure,
         scaled: ScaledParameters,
-        x: Tensor,
+        origin: Sequence[Tensor],
         found: TruncatedStep,
         before: Evaluation,
         residual: float,
         noise: float,
     ) -> Evaluation:
         """A decrease too small to be seen in the objective: the quadratic model is all there is, and the residual."""
-        scaled.write(x + found.x)
+        scaled.write(scaled.values() + found.x)
         after = closure()
         if after.objective <= before.objective + noise and float(self.problem.residual().max()) <= 2 * residual:
             return self._accept(after)
         self._radius = 0.25 * found.length
-        return self._refuse(closure, scaled, x)
+        return self._refuse(closure, origin)
 
     def _accept(self, after: Evaluation) -> Evaluation:
+        assert self._moves is not None
         self._evaluation, self._refused = after, 0
+        self._hessian, self._moves = None, self._moves + 1
         self._done = float(self.problem.residual().max()) <= self.tolerance
         return after
 
-    def _refuse(self, closure: Closure, scaled: ScaledParameters, x: Tensor) -> Evaluation:
+    def _refuse(self, closure: Closure, origin: Sequence[Tensor]) -> Evaluation:
         self._refused += 1
         self._done = self._refused >= 12
-        scaled.write(x)
+        for p, before in zip(self.problem.parameters, origin, strict=True):
+            p.data.copy_(before)
         self._evaluation = closure()
         return self._evaluation
 
@@ -203,7 +225,7 @@ class Newton(Optimiser):
         e = self._evaluation
         return {
             "metric": self.metric.state_dict(),
-            "iterations": self._iterations,
+            "moves": self._moves,
             "radius": self._radius,
             "refused": self._refused,
             "products": self.products,
@@ -214,7 +236,8 @@ class Newton(Optimiser):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take such a state back; the gradient is computed again."""
         self.metric.load_state_dict(state["metric"])
-        self._iterations, self._radius, self._refused = state["iterations"], state["radius"], state["refused"]
+        self._moves, self._radius, self._refused = state["moves"], state["radius"], state["refused"]
+        self._hessian = None
         self.products, self._done = state["products"], state["done"]
         self._evaluation = None if state["evaluation"] is None else Evaluation(*state["evaluation"])
         if self._evaluation is not None:
