@@ -1,5 +1,6 @@
 """Hessian products, Newton's method, and the conditions of a stage."""
 
+import itertools
 import math
 
 import pytest
@@ -132,6 +133,19 @@ def test_cg_ends_on_the_boundary_where_the_step_is_long_or_curvature_negative(ei
     assert step.decrease == pytest.approx(-model, rel=1e-9) and step.decrease > 0
 
 
+@pytest.mark.parametrize("ends", ["fixed", "learned"])
+def test_products_in_float32_are_close_and_keep_the_dtype_of_the_parameters(ends):
+    problem = make(ends=ends)
+    v = [torch.randn_like(p) for p in problem.parameters]
+    rough, fine = Hessian(problem, dtype=torch.float32), Hessian(problem)
+    rough.linearise()
+    fine.linearise()
+    assert rough.dtype == rough.tangent(v).dtype == torch.float32
+    for mine, theirs in zip(rough.product(v), fine.product(v), strict=True):
+        assert mine.dtype == torch.float64
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+
+
 # --- Newton ---------------------------------------------------------------------------------------------------------
 
 
@@ -176,6 +190,33 @@ def test_newton_never_raises_the_objective_and_gives_up_at_kinks():
         if newton.finished:
             break
     assert problem.evaluate().objective == last
+
+
+def test_newton_is_rough_far_from_the_end_and_exact_at_it():
+    problem = small()
+    Trainer(problem, [Stage("lbfgs", 60)], log_every=1000).run()
+    newton, used = Newton(problem, tolerance=1e-10), []
+    while not newton.finished:
+        residual = float(problem.residual().max()) if used else math.inf
+        newton.step(problem.evaluate, 1.0)
+        used.append((residual > 1e-3, sorted(str(d) for d in newton._hessians)))
+    assert used[0][1] == ["torch.float32"] and used[-1] == (False, ["torch.float32", "torch.float64"])
+
+
+def test_a_refused_step_leaves_the_bits_of_the_point_and_its_linearisation(monkeypatch):
+    problem = small()
+    Trainer(problem, [Stage("lbfgs", 60)], log_every=1000).run()
+    newton, metric = Newton(problem), []
+    monkeypatch.setattr(newton.metric, "refresh", lambda refresh=newton.metric.refresh: metric.append(refresh()))
+    newton.step(problem.evaluate, 1.0)
+    before, gradient = problem.model.weight.detach().clone(), problem.model.weight.grad.clone()
+    monkeypatch.setattr(newton, "_at", lambda scaled, x: math.inf)  # whatever is tried is refused
+    newton.step(problem.evaluate, 1.0)
+    linearised, measured, radius = newton._hessian, len(metric), newton._radius
+    assert torch.equal(problem.model.weight, before) and torch.equal(problem.model.weight.grad, gradient)
+    newton.step(problem.evaluate, 1.0)
+    assert newton._hessian is linearised is not None and len(metric) == measured
+    assert newton._radius < radius and torch.equal(problem.model.weight, before)
 
 
 def test_newton_says_what_is_not_finite():
@@ -265,6 +306,8 @@ def test_what_a_variant_cannot_be():
         ({"damping": 0.0}, "damping must be positive and finite, got 0.0"),
         ({"sweeps": 0}, "sweeps of L-BFGS's metric must be at least 1, got 0"),
         ({"refresh_every": 0}, "refresh_every of L-BFGS's metric must be at least 1, got 0"),
+        ({"gain": 1.0}, r"gain \(a fraction of the objective\) must lie in \[0, 1\), got 1.0"),
+        ({"gain": -0.1}, "gain"),
     ],
 )
 def test_bad_conditions_of_a_stage(options, message):
@@ -297,6 +340,28 @@ def test_training_stops_at_the_tolerance():
     assert trainer.step_count < 5000 and trainer.done
     assert trainer.history[-1]["residual_max"] <= 1e-3 < trainer.history[-2]["residual_max"]
     assert trainer.history[-1]["stage"] == "done"
+
+
+def test_a_stage_ends_where_a_hundred_steps_gain_little():
+    stages = [Stage("lbfgs", 2000, gain=0.01), Stage("newton", 3)]
+    trainer = Trainer(small(), stages, log_every=100)
+    trainer.run()
+    lbfgs = [row["objective"] for row in trainer.history if row["stage"] == "lbfgs"]
+    ended = trainer.step_count - 3
+    assert ended % 100 == 0 and 200 <= ended < 2000
+    assert all(before - now >= 0.01 * now for before, now in itertools.pairwise(lbfgs[1:]))
+    # and where it was interrupted between two looks
+    part = Trainer(small(), stages, log_every=100)
+    part.run(should_stop=lambda: part.step_count >= ended - 30)
+    rest = Trainer(small(), stages, log_every=100)
+    rest.load_state_dict(part.state_dict())
+    rest.run()
+    assert rest.step_count == trainer.step_count
+    assert torch.equal(rest.problem.model.weight, trainer.problem.model.weight)
+    # nothing asked for: nothing ended, also where the objective goes up and down
+    noisy = Trainer(small(), [Stage("adam", 201, 0.5, cosine=False)], log_every=1000)
+    noisy.run()
+    assert noisy.step_count == 201
 
 
 @pytest.mark.parametrize("name", ["fast", "geodesic", "kinks"])

@@ -20,6 +20,7 @@ from isthmus.solve.optimiser import Optimiser
 from isthmus.solve.recipes import FULL_BATCH, Stage
 from isthmus.solve.settle import Settle
 
+_GAIN_OVER = 100  # steps over which `Stage.gain` is meant
 Record = dict[str, float | int | str | None]
 
 
@@ -132,6 +133,7 @@ class Trainer:
         self._current = stage.of(self.problem)
         self._current.keep_path = self._current.keep_path or self.problem.keep_path
         self._optimiser = self._make(stage, self._current)
+        self._earlier = math.inf  # the stage's objective at the last multiple of a hundred steps
 
     def _make(self, stage: Stage, problem: Problem) -> Optimiser:
         parameters = problem.parameters
@@ -153,7 +155,7 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
-        """Steps of all stages (L-BFGS may end its own early)."""
+        """Steps of all stages (which may end early)."""
         return sum(stage.steps for stage in self.stages)
 
     @property
@@ -198,12 +200,20 @@ class Trainer:
             path = self._current.last_path() if batch is None and self._current.keep_path else None
             if self.scheduler.step(path):
                 self._optimiser.parameters_moved()
-        if self._stage_step >= self.stages[self._stage].steps or self._optimiser.finished:
+        if self._stage_step >= self.stages[self._stage].steps or self._optimiser.finished or self._slow(evaluation):
             self._stage += 1
             self._stage_step = 0
             if not self.done:
                 self._enter(self.stages[self._stage])
         return evaluation
+
+    def _slow(self, evaluation: Evaluation) -> bool:
+        """Whether the last hundred steps gained less than the stage asks for."""
+        gain = self.stages[self._stage].gain
+        if gain == 0 or self._stage_step % _GAIN_OVER != 0:
+            return False
+        before, self._earlier = self._earlier, evaluation.objective
+        return before - evaluation.objective < gain * abs(evaluation.objective)
 
     # --- history ----------------------------------------------------------------------------------------------
 
@@ -350,6 +360,7 @@ class Trainer:
             "step": self.step_count,
             "seconds": self.seconds,
             "generator": self._generator.get_state(),
+            "earlier": self._earlier,
             "order": self._order,
             "cursor": self._cursor,
             "mesh": None if self.scheduler is None else self.scheduler.state_dict(),
@@ -366,6 +377,7 @@ class Trainer:
         if not self.done:
             self._enter(self.stages[self._stage])
             self._optimiser.load_state_dict(state["optimiser"])
+            self._earlier = float(state["earlier"])
         self._generator.set_state(state["generator"])
         self._order = None if state["order"] is None else state["order"].clone()
         self._cursor = int(state["cursor"])
