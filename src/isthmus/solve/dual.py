@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.solve.kronecker import robust_eigh
-from isthmus.solve.linearise import Linearisation
+from isthmus.solve.linearise import Linearisation, Linearised
 from isthmus.solve.objective import Problem
 from isthmus.solve.scaled import pieces
 
@@ -49,6 +49,7 @@ class DualMetric:
             8 ``limit``² bytes, a measurement about 2 L w ``limit``² operations.
         share: of the rows that go to what the directions leave.
         dtype: of the metric; float32 is enough, since Newton's method corrects it.
+        net: what is measured, where it is not the problem's network but another discretisation of its flow.
 
     Raises:
         ValueError: a limit below 1, or a share outside [0, 1).
@@ -56,7 +57,12 @@ class DualMetric:
     """
 
     def __init__(
-        self, problem: Problem, limit: int | None = None, share: float = 0.3, dtype: torch.dtype = torch.float32
+        self,
+        problem: Problem,
+        limit: int | None = None,
+        share: float = 0.3,
+        dtype: torch.dtype = torch.float32,
+        net: Linearised | None = None,
     ) -> None:
         if limit is None:  # of the kernel's eigenvalues few are above μ: docs/notes/solver.md
             limit = min(6000, max(500, problem.x.shape[0] * problem.model.out_features // 2))
@@ -66,7 +72,7 @@ class DualMetric:
             raise ValueError(f"share (of the rows) must lie in [0, 1), got {share}")
         self.problem, self.limit, self.share, self.dtype = problem, limit, share, dtype
         self._point: list[Tensor] = []
-        self._net = Linearisation(problem, dtype)
+        self._net: Linearised = Linearisation(problem, dtype) if net is None else net
 
     @property
     def ready(self) -> bool:
@@ -75,15 +81,17 @@ class DualMetric:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Measure at the present parameters."""
-        self._measure([p.detach().clone() for p in self.problem.parameters])
+        """Measure at the present parameters of the problem."""
+        self.measure([p.detach().clone() for p in self.problem.parameters])
 
-    def _measure(self, point: Sequence[Tensor]) -> None:
+    @torch.no_grad()
+    def measure(self, point: Sequence[Tensor]) -> None:
+        """Measure at these parameters (kept as they are for `state_dict`)."""
         self._point = list(point)
         net = self._net
         net.at(point)
-        W = net.W
-        self._roots = torch.tensor(net.rho, dtype=W.dtype, device=W.device).sqrt()[:, None, None]
+        W = net.point[0]
+        self._roots = torch.tensor(net.measure, dtype=W.dtype, device=W.device).sqrt()[:, None, None]
         roots = self.problem.output_root(net.outputs).contiguous()  # (samples, out, columns)
         # of the rows that are Kronecker eigenvectors: bases of every layer; layer, left, right; root of the curvature
         self._bases: tuple[Tensor, Tensor] | None = None
@@ -98,7 +106,7 @@ class DualMetric:
     ) -> tuple[Tensor, Float[Tensor, "rows out"]]:
         """Samples and covectors (the root of the cost's curvature times a unit vector) of the rows of J.
 
-        Where not all can be had, the sums ``Σ g gᵀ`` over all of them go to ``gamma``.
+        Where not all can be had, the sums ``Σ D Dᵀ/m`` over all of them go to ``gamma``.
         """
         N, out, columns = roots.shape
         count = min(self.limit, N * columns)
@@ -106,19 +114,18 @@ class DualMetric:
             return torch.arange(N, device=roots.device).repeat_interleave(columns), roots.mT.reshape(N * columns, out)
         count = max(1, round(count * (1 - self.share)))
         local = roots.new_zeros((N, columns, columns))
-        net, w = self._net, self._net.W.shape[1]
-        size = max(1, _CHUNK // (w * columns))
+        net, w = self._net, self._net.point[0].shape[1]
+        size, layers = max(1, _CHUNK // (w * columns)), len(net.measure)
         for start in range(0, N, size):
             part = slice(start, start + size)
             # samples first, so that each one's Gram matrix is a batched product
             G = (net.out_map.T @ roots[part]).permute(1, 0, 2).contiguous()  # (width, samples, columns)
-            for layer in range(len(net.rho) - 1, -1, -1):
-                by_sample = G.transpose(0, 1).contiguous()
-                weight = net.rho[layer] * net.flow.S[layer][:, part].square().sum(dim=0)
+            adjoints = net.adjoints(G, lambda slopes, part=part: slopes[:, part, None])  # type: ignore[misc]
+            for layer, D in zip(range(layers - 1, -1, -1), adjoints, strict=False):
+                by_sample, m = D.transpose(0, 1).contiguous(), net.measure[layer]
+                weight = net.features[layer][:, part].square().sum(dim=0) / m
                 local[part] += weight[:, None, None] * torch.bmm(by_sample.mT, by_sample)
-                gamma[layer].addmm_(G.reshape(w, -1), G.reshape(w, -1).T)
-                if layer > 0:
-                    G = net.pull(layer, G, net.slopes[layer][:, part, None])
+                gamma[layer].addmm_(D.reshape(w, -1), D.reshape(w, -1).T, alpha=1 / m)
         values, vectors = torch.linalg.eigh(local)
         chosen = values.flatten().topk(count).indices.sort().values
         samples, column = chosen // columns, chosen % columns
@@ -128,13 +135,11 @@ class DualMetric:
     def _kernel(self, gamma: Float[Tensor, "layers width width"]) -> Tensor:
         """The Cholesky factor of ``μ 1 + J Jᵀ``; ``gamma``: see `_choose`."""
         samples, C, net = self._samples, self._covectors, self._net
-        L, S, rows = len(net.rho), net.flow.S, len(C)
-        G = [net.out_map.T @ C.T]
-        for layer in range(L - 1, -1 if net.learned else 0, -1):
-            G.append(net.pull(layer, G[-1], net.slopes[layer][:, samples]))
-        back = G[L] if net.learned else None
-        G = G[L - 1 :: -1]  # of ∂/∂A_1 … ∂/∂A_L
-        self._complete(gamma, G)
+        L, S, rows = len(net.measure), net.features, len(C)
+        D = list(net.adjoints(net.out_map.T @ C.T, lambda slopes: slopes[:, samples]))
+        back = D.pop() if net.learned else None
+        D.reverse()
+        self._complete(gamma, D)
         K = C.new_zeros((rows + len(self._strength),) * 2)
 
         def add(left: Tensor, right: Tensor, factor: float) -> None:
@@ -144,18 +149,18 @@ class DualMetric:
                     b = slice(j, min(j + _BLOCK, rows))
                     K[a, b].addcmul_(left[:, a].T @ left[:, b], right[:, a].T @ right[:, b], value=factor)
 
-        for layer, r in enumerate(net.rho):
-            add(G[layer], S[layer][:, samples], r)
+        for layer, m in enumerate(net.measure):
+            add(D[layer], S[layer][:, samples], 1 / m)
         if back is not None:
-            add(C.T, net.flow.end[:, samples], 1.0)
+            add(C.T, net.end[:, samples], 1.0)
             add(back, net.x.T[:, samples], 1.0)
         if self._bases is not None:
             for layer in range(L):
                 here = (self._chosen[0] == layer).nonzero()[:, 0]
                 _, left, right = self._chosen[:, here]
-                g = self._bases[0][layer].T[left] @ G[layer]
+                g = self._bases[0][layer].T[left] @ D[layer]
                 s = self._bases[1][layer].T[right] @ S[layer][:, samples]
-                K[rows + here, :rows] = g.mul_(s).mul_(self._strength[here, None] * self._roots[layer, 0, 0])
+                K[rows + here, :rows] = g.mul_(s).mul_(self._strength[here, None] / self._roots[layer, 0, 0])
             K.diagonal()[rows:] = self._strength.square()
         shift = self.problem.mu
         K.diagonal().add_(shift)
@@ -170,17 +175,16 @@ class DualMetric:
             factor, failed = torch.linalg.cholesky_ex(K)
         return factor
 
-    def _complete(self, gamma: Float[Tensor, "layers width width"], G: list[Tensor]) -> None:
+    def _complete(self, gamma: Float[Tensor, "layers width width"], D: list[Tensor]) -> None:
         """Choose the Kronecker eigenvectors: the largest of what the directions leave."""
-        count = self.limit - G[0].shape[1]
+        count = self.limit - D[0].shape[1]
         if count == 0 or not bool(gamma.any()):
             return
-        for layer, g in enumerate(G):
-            gamma[layer].addmm_(g, g.T, alpha=-1)
-        S = self._net.flow.S
+        for layer, d in enumerate(D):
+            gamma[layer].addmm_(d, d.T, alpha=-1 / self._net.measure[layer])
         a, U = robust_eigh(gamma)
-        b, V = robust_eigh(torch.bmm(S, S.mT) / S.shape[2])
-        curvature = self._roots.square() * a.clamp_min(0)[:, :, None] * b.clamp_min(0)[:, None, :]
+        b, V = robust_eigh(torch.stack([S @ S.T / S.shape[1] for S in self._net.features]))
+        curvature = a.clamp_min(0)[:, :, None] * b.clamp_min(0)[:, None, :]
         best = curvature.flatten().topk(min(count, curvature.numel()))
         index = best.indices[best.values > 0]
         self._bases, self._strength = (U, V), curvature.flatten()[index].sqrt()
@@ -188,7 +192,7 @@ class DualMetric:
 
     def _jacobian(self, v: Tensor) -> Float[Tensor, "rows"]:
         """J v, by a tangent sweep."""
-        v_W, *v_ends = pieces(v, self.problem.parameters)
+        v_W, *v_ends = pieces(v, self._net.point)
         outputs = self._net.tangent([v_W / self._roots, *v_ends])
         seen = (outputs.T[self._samples] * self._covectors).sum(dim=1)
         if self._bases is None:
@@ -240,4 +244,4 @@ class DualMetric:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take such a state back: measure there again."""
         if state["point"]:
-            self._measure([p.clone() for p in state["point"]])
+            self.measure([p.clone() for p in state["point"]])

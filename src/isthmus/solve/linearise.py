@@ -7,8 +7,8 @@ Differentiating (E2) along a direction V of the weights (dots are derivatives al
 and backward its transpose, (E8). Hessian products and the metric of Newton's method are made of these two sweeps.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,8 +18,54 @@ from isthmus.flow import FlowWorkspace
 from isthmus.solve.objective import Problem
 
 
+@runtime_checkable
+class Linearised(Protocol):
+    """What the metric of all layers needs of a network (or of another discretised flow) at a point.
+
+    Attributes:
+        point: the trained tensors, copies: weights ``(layers, width, width_in)``, then learned ends.
+        measure: weight of every layer in the penalty ``(μ/2) Σ m_ℓ‖W_ℓ‖²``: ρ_ℓ.
+        features: S of every layer, ``(width_in, samples)``.
+        slopes: ``σ̇`` of every layer, ``(layers, width, samples)``.
+        x: inputs ``(samples, in_features)``; end: the last state ``(width, samples)``; out_map; outputs
+            ``(out, samples)``.
+        learned: whether the ends are trained.
+    """
+
+    point: list[Tensor]
+    measure: list[float]
+    features: Sequence[Tensor]
+    slopes: Tensor
+    x: Tensor
+    out_map: Tensor
+    outputs: Tensor
+    learned: bool
+
+    @property
+    def end(self) -> Tensor:
+        """``A_L``."""
+
+    def at(self, parameters: Sequence[Tensor]) -> None:
+        """Go to these parameters."""
+
+    def tangent(self, direction: Sequence[Tensor]) -> Tensor:
+        """The derivative of the outputs along a direction."""
+
+    def transposed(self, outputs: Tensor) -> list[Tensor]:
+        """The gradient of ``⟨outputs, f⟩`` in every parameter."""
+
+    def adjoints(self, G: Tensor, select: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+        """From ``∂/∂A_L``, as any number of columns ``(width, …)``: D of every layer, last first, and ``∂/∂A_0``.
+
+        ``D_ℓ S_{ℓ−1}ᵀ`` is the gradient in W_ℓ; ``∂/∂A_0`` comes only where ends are learned. ``select`` makes of the
+        slopes of one layer those of the columns, in a shape that broadcasts.
+        """
+
+
 class Linearisation:
     """The outputs of the whole training part, to first order in the parameters around those of the last `at`.
+
+    It is `Linearised`, whose attributes it has, and more:
 
     Args:
         problem: model and data.
@@ -27,12 +73,9 @@ class Linearisation:
         keep: keep back-propagated gradients and ``Ṡ`` of every layer, as Hessian products want them.
 
     Attributes:
-        W: the weights of the point, ``(layers, width, width_in)``; ``in_map``, ``out_map``: its ends; ``rho``.
-        flow: the buffers of the sweeps: features ``flow.S`` and path ``flow.A`` of the point.
-        slopes: ``σ̇(A_ℓ)``, ``(layers, width, samples)``.
-        square, square_T: every layer's weights without the bias, and transposed; features, features_T: likewise S.
-        each_slope: the slopes layer by layer.
-        outputs: of the point, ``(out, samples)``.
+        flow: the buffers of the sweeps, with the path ``flow.A`` of the point.
+        W: the weights of the point; ``square``, ``square_T``: every layer's without the bias, and transposed.
+        features_T: transposed features of every layer; ``each_slope``: the slopes layer by layer.
         dA: ``Ȧ_L`` of the last `tangent`, ``(width, samples)``.
         dS: ``Ṡ`` of the last `tangent`, zero in the row of the appended 1; of every layer only with ``keep``.
     """
@@ -46,29 +89,36 @@ class Linearisation:
         self.learned, self.leak = model.ends == "learned", problem.effective_depth
         self.W = torch.empty(model.weight.shape, **kind)
         self.in_map, self.out_map = torch.empty(model.in_map.shape, **kind), torch.empty(model.out_map.shape, **kind)
+        self.point = [self.W, self.in_map, self.out_map] if self.learned else [self.W]
         self.x = problem.x.to(self.dtype)
-        self.rho: list[float] = []
+        self.measure: list[float] = []
         self.slopes = torch.empty((L, w, N), **kind)
-        self.dA = torch.empty((w, N), **kind)
+        self.outputs, self.dA = torch.empty((model.out_features, N), **kind), torch.empty((w, N), **kind)
         self.dS = torch.zeros((L if keep else 1, w + problem.activation.extra, N), **kind)
         self._pulled = torch.empty((w, N), **kind)
         # views of every layer, made once: making them costs as much as a small kernel
-        self.square, self.features = self.W[:, :, :w].unbind(), self.flow.S.unbind()
+        self.features: Sequence[Tensor] = self.flow.S.unbind()
+        self.square = self.W[:, :, :w].unbind()
         self.square_T, self.features_T = self.W[:, :, :w].mT.unbind(), self.flow.S.mT.unbind()
         self.each_slope = self.slopes.unbind()
         self._each_dS = self.dS[:, :w].unbind() if keep else self.dS[:, :w].unbind() * L
+
+    @property
+    def end(self) -> Float[Tensor, "width samples"]:
+        """``A_L``."""
+        return self.flow.end
 
     @torch.no_grad()
     def at(self, parameters: Sequence[Tensor]) -> None:
         """Take these parameters (copied) and the present step-sizes as the point: one sweep forward."""
         model = self.problem.model
-        self.rho = model.rho.tolist()
+        self.measure = model.rho.tolist()
         ends = parameters[1:] if self.learned else (model.in_map, model.out_map)
         for mine, theirs in zip((self.W, self.in_map, self.out_map), (parameters[0], *ends), strict=True):
             mine.copy_(theirs)
         torch.mm(self.in_map, self.x.T, out=self.flow.start)
-        self.outputs = self.out_map @ self.flow.forward(self.W, self.rho)
-        for layer in range(len(self.rho)):
+        torch.mm(self.out_map, self.flow.forward(self.W, self.measure), out=self.outputs)
+        for layer in range(len(self.measure)):
             self.slopes[layer].copy_(self.problem.activation.derivative(self.flow.A[layer]))
 
     @torch.no_grad()
@@ -77,7 +127,7 @@ class Linearisation:
         V, dA, learned = direction[0].unbind(), self.dA, self.learned
         if learned:
             torch.mm(direction[1], self.x.T, out=dA)
-        for layer, r in enumerate(self.rho):
+        for layer, r in enumerate(self.measure):
             if layer == 0 and not learned:  # Ȧ_0 is zero, and Ṡ_0 stays so
                 torch.addmm(dA, V[0], self.features[0], beta=0, alpha=r, out=dA)
                 continue
@@ -95,19 +145,21 @@ class Linearisation:
         """The gradient of ``⟨outputs, f⟩`` in every parameter, f being the network's outputs."""
         W, G, pulled = torch.empty_like(self.W), self.out_map.T @ outputs, self._pulled
         out = W.unbind()
-        for layer in range(len(self.rho) - 1, -1, -1):
-            r = self.rho[layer]
+        for layer in range(len(self.measure) - 1, -1, -1):
+            r = self.measure[layer]
             torch.addmm(out[layer], G, self.features_T[layer], beta=0, alpha=r, out=out[layer])
             if layer > 0 or self.learned:
                 torch.mm(self.square_T[layer], G, out=pulled)
                 G.mul_(1 - r * self.leak).addcmul_(self.each_slope[layer], pulled, value=r)
         return [W, G @ self.x, outputs @ self.flow.end.T] if self.learned else [W]
 
-    def pull(self, layer: int, G: Tensor, slopes: Tensor) -> Tensor:
-        """``∂/∂A_ℓ`` from ``∂/∂A_{ℓ+1}`` (layer ℓ of 0 … L−1), of columns that belong to samples with these slopes.
-
-        G may have any shape whose first dimension is the width, and the slopes any that broadcasts to it.
-        """
-        r = self.rho[layer]
-        pulled = (self.square_T[layer] @ G.reshape(len(G), -1)).view(G.shape).mul_(slopes)
-        return pulled.mul_(r).add_(G, alpha=1 - r * self.leak)
+    def adjoints(self, G: Tensor, select: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+        """See `Linearised`."""
+        for layer in range(len(self.measure) - 1, -1, -1):
+            r = self.measure[layer]
+            yield G * r
+            if layer > 0 or self.learned:
+                pulled = (self.square_T[layer] @ G.reshape(len(G), -1)).view(G.shape).mul_(select(self.slopes[layer]))
+                G = pulled.mul_(r).add_(G, alpha=1 - r * self.leak)
+        if self.learned:
+            yield G

@@ -7,8 +7,7 @@ smooth σ; on ReLU's pieces it ignores the kinks, and stops where they are in th
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from isthmus.solve.objective import Evaluation, Problem
 from isthmus.solve.optimiser import Closure, Optimiser
 from isthmus.solve.scaled import ScaledParameters
 from isthmus.solve.truncated_cg import TruncatedStep, truncated_cg
+from isthmus.solve.trust_region import SMALLER, Restorer, choose
 
 # Below this fraction of the objective a predicted decrease drowns in the rounding of the objective itself.
 _RESOLUTION = {torch.float32: 1e-7, torch.float64: 1e-13}
@@ -28,20 +28,6 @@ _RESOLUTION = {torch.float32: 1e-7, torch.float64: 1e-13}
 
 # Above this residual the sweeps of Hessian products run in float32, the gradient's not: a third of the time.
 _ROUGH_ABOVE = 1e-3
-
-# A trial that brings so much of the predicted decrease is not corrected any more; below the other, it is refused for a
-# shorter one, which costs no products.
-_GOOD, _ACCEPTABLE = 0.9, 0.25
-_SMALLER = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # balls inside the trust region
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """A point that a step led to: the step with its corrections, and what the objective is there."""
-
-    x: Tensor
-    step: TruncatedStep
-    ratio: float
 
 
 class Newton(Optimiser):
@@ -99,30 +85,21 @@ class Newton(Optimiser):
             self._hessian.linearise()
         return self._hessian
 
-    def _try(
-        self, hessian: Hessian, scaled: ScaledParameters, x: Tensor, step: TruncatedStep, before: float
-    ) -> _Trial:
-        """Go along a step, and correct it while that helps: the outputs should be where they are to first order."""
-        value = self._at(scaled, x + step.x)
-        best = _Trial(x + step.x, step, (before - value) / step.decrease)
-        if self.corrections == 0 or not math.isfinite(value):
-            return best
-        assert isinstance(self.metric, DualMetric)
-        target = hessian.tangent(scaled.unflatten(step.x)).add_(hessian.outputs)
-        corrected = x + step.x
-        for count in range(self.corrections):
-            if best.ratio >= _GOOD:
-                break
-            model = self.problem.model
-            excess = model.out_map @ self.problem.workspace(path=False).end - target
-            corrected = corrected + self.metric.restoration(excess).to(x.dtype)
-            value = self._at(scaled, corrected)
-            ratio = (before - value) / step.decrease
-            if math.isfinite(ratio) and ratio > best.ratio:
-                best = _Trial(corrected, step, ratio)
-            elif count > 0:
-                break
-        return best
+    def _restorer(self, hessian: Hessian, scaled: ScaledParameters) -> Restorer:
+        """The outputs should be where they are to first order."""
+        metric, model = self.metric, self.problem.model
+        assert isinstance(metric, DualMetric)
+
+        def restorer(step: Tensor) -> Callable[[], Tensor]:
+            target = hessian.tangent(scaled.unflatten(step)).add_(hessian.outputs)
+
+            def restoration() -> Tensor:
+                excess = model.out_map @ self.problem.workspace(path=False).end - target
+                return metric.restoration(excess).to(step.dtype)
+
+            return restoration
+
+        return restorer
 
     def _at(self, scaled: ScaledParameters, x: Tensor) -> float:
         scaled.write(x)
@@ -156,7 +133,7 @@ class Newton(Optimiser):
             self._radius,
             min(0.1, math.sqrt(residual)),
             self.limit,
-            [self._radius * share for share in _SMALLER],
+            [self._radius * share for share in SMALLER],
         )
         self.products += found.products
         if found.products == 0:  # as of a network that collapsed to zero, whose gradient is as small as its weights
@@ -165,27 +142,15 @@ class Newton(Optimiser):
         noise = _RESOLUTION[x.dtype] * abs(before.objective)
         if found.decrease <= 10 * noise:
             return self._below_resolution(closure, scaled, origin, found, before, residual, noise)
-        best: _Trial | None = None
-        for step in (found, *found.shorter):
-            if step.decrease <= 10 * noise:
-                break
-            trial = self._try(hessian, scaled, x, step, before.objective)
-            if best is None or trial.ratio * trial.step.decrease > best.ratio * best.step.decrease:
-                best = trial
-            if trial.ratio >= _ACCEPTABLE:
-                break
-        assert best is not None
-        if best.ratio > 1e-3:
-            if best.ratio < _ACCEPTABLE:
-                self._radius = 0.5 * best.step.length
-            elif best.step is not found:  # longer ones failed just now
-                self._radius = best.step.length
-            elif best.ratio > 0.75 and found.limited:
-                self._radius *= 2
-            scaled.write(best.x)
-            return self._accept(closure())
-        self._radius = 0.5 * min(step.length for step in (found, *found.shorter))
-        return self._refuse(closure, origin)
+        restorer = self._restorer(hessian, scaled) if self.corrections > 0 else None
+        taken, radius = choose(
+            found, x, before.objective, noise, lambda x: self._at(scaled, x), restorer, self.corrections
+        )
+        self._radius = self._radius if radius is None else radius
+        if taken is None:
+            return self._refuse(closure, origin)
+        scaled.write(taken)
+        return self._accept(closure())
 
     def _below_resolution(
         self,
