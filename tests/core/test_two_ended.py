@@ -9,11 +9,11 @@ import torch
 
 from isthmus.activations import Identity, ReLU, SmoothReLU
 from isthmus.model import LeakyResNet
-from isthmus.solve import LBFGS, Problem
+from isthmus.solve import LBFGS, DualMetric, Problem
 from isthmus.two_ended import SCHEMES, TwoEndedStatus, scheme_of_order, solve_on_mesh, solve_two_ended
 from isthmus.two_ended.end_cost import EndCost
 from isthmus.two_ended.interpolate import defects, equidistribute, velocities
-from isthmus.two_ended.metric import kronecker_inverse
+from isthmus.two_ended.linearise import StageLinearisation
 from isthmus.two_ended.sweeps import Sweeps
 
 F64 = torch.float64
@@ -130,43 +130,45 @@ def test_eulers_scheme_is_the_leaky_resnet():
     torch.testing.assert_close(sweeps.G.mT / -p.mu, g.M, rtol=1e-10, atol=1e-12)
 
 
-def test_curvature_samples_have_the_curvature_for_covariance():
-    p = problem()
-    end = EndCost(p)
-    generator = torch.Generator().manual_seed(0)
-    A = torch.randn(end.start.shape, dtype=F64)
-    samples = torch.stack([end.curvature_sample(generator) for _ in range(4000)])
-    covariance = torch.einsum("kwn,kvn->wv", samples, samples) / 4000 / end.samples
-    block = torch.stack(
-        [end.curvature(A, torch.eye(5, dtype=F64)[:, [i]].expand(5, end.samples))[:, 0] for i in range(5)]
-    )
-    torch.testing.assert_close(covariance, block, rtol=0, atol=0.03 * float(block.abs().max()))
+# --- linearised -------------------------------------------------------------------------------------------------
 
 
-def test_the_metric_is_the_inverse_hessian_where_that_is_a_kronecker_product():
-    """One Euler step: the Hessian over μ in W is exactly ``1 + Γ ⊗ SSᵀ`` over μ; only Γ is sampled."""
-    p = problem(mu=0.02)
-    sweeps = sweeps_of(p, 1, equal(1))
-    W = random_weights(sweeps)
+def linearised(p, order, dtype=F64):
+    sweeps = sweeps_of(p, order, torch.tensor([0.2, 0.5, 0.3], dtype=F64))
+    W = 0.3 * random_weights(sweeps)
     sweeps.objective(W)
     sweeps.gradient(W)
-    inverse = kronecker_inverse(sweeps, W, seed=0, probes=3000)
-    v = torch.randn(W.shape, dtype=F64)
-    product = sweeps.hessian_product(W, v) / p.mu
-    assert float((product - v).norm()) > 5 * float(v.norm())
-    assert float((inverse(product) - v).norm()) < 0.05 * float(v.norm())
+    net = StageLinearisation(sweeps, dtype)
+    net.at([W])
+    return sweeps, W, net
 
 
-def test_the_metric_is_symmetric_positive_definite():
-    p = problem()
-    sweeps = sweeps_of(p, 2, equal(3))
-    W = random_weights(sweeps)
-    sweeps.objective(W)
-    sweeps.gradient(W)
-    inverse = kronecker_inverse(sweeps, W, seed=0)
-    u, v = torch.randn(W.shape, dtype=F64), torch.randn(W.shape, dtype=F64)
-    assert float((u * inverse(v)).sum()) == pytest.approx(float((v * inverse(u)).sum()), rel=1e-9)
-    assert 0 < float((u * inverse(u)).sum()) < float((u * u).sum())  # curvature is at least μ
+@pytest.mark.parametrize("order", SCHEMES)
+@pytest.mark.parametrize(
+    "activation", [SmoothReLU(append_one=False, sharpness=3.0), SmoothReLU(sharpness=3.0)], ids=str
+)
+def test_stages_are_linearised_as_differences_say_and_the_transpose_is_one(order, activation):
+    p = problem(activation)
+    sweeps, W, net = linearised(p, order)
+    v, u = torch.randn(W.shape, dtype=F64), torch.randn(2, 12, dtype=F64)
+    found, eps = net.tangent([v]), 1e-6
+    ahead, behind = (sweeps.end.out_map @ sweeps.forward(W + sign * eps * v).clone() for sign in (1, -1))
+    torch.testing.assert_close(found, (ahead - behind) / (2 * eps), rtol=1e-6, atol=1e-7)
+    assert float((found * u).sum()) == pytest.approx(float((net.transposed(u)[0] * v).sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("order", SCHEMES)
+@pytest.mark.parametrize("classes", [False, True])
+def test_the_metric_is_the_inverse_gauss_newton_hessian_of_the_stages(order, classes):
+    """As of a network (tests/core/test_dual.py), from the tangent and the curvature of the cost alone."""
+    p = problem(classes=classes)
+    sweeps, W, net = linearised(p, order)
+    metric, scale = DualMetric(p, dtype=F64, net=net), sweeps.measure.sqrt()[:, None, None]
+    metric.measure([W])
+    v = torch.randn(W.numel(), dtype=F64)
+    tangent = net.tangent([v.view_as(W) / scale])
+    pulled = net.transposed(p.output_hessian(net.outputs, tangent))[0] / scale
+    torch.testing.assert_close(metric.apply(p.mu * v + pulled.flatten()), v, rtol=1e-8, atol=1e-9)
 
 
 # --- the solution -----------------------------------------------------------------------------------------------

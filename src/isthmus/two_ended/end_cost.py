@@ -26,39 +26,30 @@ class EndCost:
             )
         self.loss = problem.loss
         self.start: Tensor = (model.in_map.detach().double() @ problem.x.double().T).contiguous()
-        self._out = model.out_map.detach().double()
+        self.out_map = model.out_map.detach().double()
         self._y = problem.y if self.loss == "cross_entropy" else problem.y.double().T
         self.samples = problem.x.shape[0]
 
     def value(self, A: Columns) -> float:
         """The data cost."""
-        outputs = self._out @ A
+        outputs = self.out_map @ A
         if self.loss == "mse":
             return float((outputs - self._y).square().sum() / self.samples)
         return float(torch.nn.functional.cross_entropy(outputs.T, self._y))
 
     def gradient(self, A: Columns) -> Columns:
         """``∂C/∂A_1``."""
-        outputs = self._out @ A
+        outputs = self.out_map @ A
         if self.loss == "mse":
-            return self._out.T @ ((outputs - self._y) * (2 / self.samples))
+            return self.out_map.T @ ((outputs - self._y) * (2 / self.samples))
         p = torch.softmax(outputs, dim=0)
         p[self._y, torch.arange(self.samples)] -= 1
-        return self._out.T @ (p / self.samples)
+        return self.out_map.T @ (p / self.samples)
 
     def curvature(self, A: Columns, dA: Columns) -> Columns:
         """``∂²C/∂A_1² · dA``."""
-        d = self._out @ dA
+        d = self.out_map @ dA
         if self.loss == "mse":
-            return self._out.T @ (d * (2 / self.samples))
-        p = torch.softmax(self._out @ A, dim=0)
-        return self._out.T @ ((p * d - p * (p * d).sum(0)) / self.samples)
-
-    def curvature_sample(self, generator: torch.Generator) -> Columns:
-        """Random columns whose covariance is the mean over samples of `curvature`'s blocks, over all samples' number.
-
-        For cross-entropy the softmax's covariance is bounded by ½: a preconditioner needs no more.
-        """
-        scale = 2.0 if self.loss == "mse" else 0.5
-        noise = torch.randn((self._out.shape[0], self.samples), generator=generator, dtype=torch.float64)
-        return self._out.T @ noise * (scale / self.samples) ** 0.5
+            return self.out_map.T @ (d * (2 / self.samples))
+        p = torch.softmax(self.out_map @ A, dim=0)
+        return self.out_map.T @ ((p * d - p * (p * d).sum(0)) / self.samples)

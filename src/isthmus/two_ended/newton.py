@@ -1,8 +1,8 @@
-"""Newton–CG with a trust region on a discretised two-ended problem: exact Hessian products, Kronecker metric.
+"""Newton–CG with a trust region on a discretised two-ended problem: exact Hessian products, the metric of all stages.
 
 The critical points of the discrete objective are the solutions of the discretised (E9) with its two end conditions, so
 that minimising it solves the two-ended problem; the path space itself, 2·N·w numbers a node, never enters a linear
-system. Variables are ``V = √(h b_i) W_i``, in which the Hessian over μ is the unit matrix plus the data's part.
+system. Variables are ``V = √(h b_i) W_i``, in which the Hessian is μ times the unit matrix plus the data's part.
 """
 
 import math
@@ -13,9 +13,12 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from isthmus.solve.dual import DualMetric
+from isthmus.solve.objective import Problem
 from isthmus.solve.truncated_cg import truncated_cg
+from isthmus.solve.trust_region import SMALLER, choose
 from isthmus.two_ended._types import StageWeights
-from isthmus.two_ended.metric import kronecker_inverse
+from isthmus.two_ended.linearise import StageLinearisation
 from isthmus.two_ended.sweeps import Sweeps
 
 
@@ -60,28 +63,41 @@ _RESOLUTION = 1e-11
 
 
 def minimise(
-    sweeps: Sweeps, W: StageWeights, tol: float, budget: int, refresh_every: int = 10, cg_limit: int = 400
+    problem: Problem,
+    sweeps: Sweeps,
+    W: StageWeights,
+    tol: float,
+    budget: int,
+    cg_limit: int = 400,
+    corrections: int = 4,
 ) -> NewtonResult:
     """Bring the stage weights to a critical point of the discrete objective.
 
     Args:
+        problem: whose flow is discretised.
         sweeps: the discretisation.
         W: where to start; not changed.
         tol: on the largest relative stationarity residual.
         budget: Hessian products at most.
-        refresh_every: steps between two measurements of the metric.
         cg_limit: products a step at most.
+        corrections: second-order corrections of a trial at most.
     """
-    mu, scale = sweeps.mu, sweeps.measure.sqrt()[:, None, None]
+    scale, shape = sweeps.measure.sqrt()[:, None, None], W.shape
     f = sweeps.objective(W)
     if not math.isfinite(f):
         return NewtonResult(W, f, TwoEndedStatus.DIVERGED, math.inf, 0, 0)
     raw = sweeps.gradient(W)
-    size = float((W * scale).norm())
-    radius, smallest = max(0.1 * size, 1e-3), 1e-14 * max(size, 1e-3)
-    inverse: Callable[[Tensor], Tensor] = torch.clone
+    size = math.sqrt(sweeps.mu) * float((W * scale).norm())
+    radius, smallest = max(0.1 * size, 1e-3 * math.sqrt(sweeps.mu)), 1e-14 * max(size, 1e-3 * math.sqrt(sweeps.mu))
+    net = StageLinearisation(sweeps)
+    metric = DualMetric(problem, net=net)
     products = iterations = refused = idle = 0
-    best = math.inf
+    best, moved = math.inf, True
+
+    def value(v: Tensor) -> float:
+        found = sweeps.objective(v.view(shape) / scale)
+        return found if math.isfinite(found) else math.inf
+
     while True:
         residual = relative_residual(W, sweeps.optimal_weights(W, raw))
         status = None
@@ -91,35 +107,42 @@ def minimise(
             status = TwoEndedStatus.STALLED
         elif products >= budget:
             status = TwoEndedStatus.BUDGET_SPENT
+        elif moved:
+            try:
+                metric.measure([W])
+            except OverflowError:
+                status = TwoEndedStatus.DIVERGED
         if status is not None:
             return NewtonResult(W, f, status, residual, products, iterations)
-        if iterations % refresh_every == 0:
-            inverse = kronecker_inverse(sweeps, W, seed=iterations)
+        outputs, x = sweeps.end.out_map @ sweeps.A[-1], (W * scale).flatten()
         step = truncated_cg(
-            lambda v, W=W: sweeps.hessian_product(W, v / scale) / (scale * mu),  # type: ignore[misc]
-            raw / (scale * mu),
-            inverse,
+            lambda v, W=W: (sweeps.hessian_product(W, v.view(shape) / scale) / scale).flatten(),  # type: ignore[misc]
+            (raw / scale).flatten(),
+            metric.apply,
             radius,
             min(0.1, math.sqrt(residual)),
             min(cg_limit, max(1, budget - products)),
+            [radius * share for share in SMALLER],
         )
         products, iterations = products + step.products, iterations + 1
-        trial = W + step.x / scale
-        f_trial = sweeps.objective(trial)
-        predicted, noise = mu * step.decrease, _RESOLUTION * abs(f)
-        if predicted > 10 * noise:
-            ratio = (f - f_trial) / predicted if math.isfinite(f_trial) else -1.0
+
+        def restorer(step: Tensor, outputs: Tensor = outputs) -> Callable[[], Tensor]:
+            # the metric's own copy of the point: the sweeps stand at the trial by now
+            target = outputs + net.tangent([(step.view(shape) / scale).to(net.dtype)])
+            return lambda: metric.restoration(sweeps.end.out_map @ sweeps.A[-1] - target).to(step.dtype)
+
+        noise = _RESOLUTION * abs(f)
+        if step.decrease > 10 * noise:
+            taken, changed = choose(step, x, f, noise, value, restorer, corrections)
         else:  # too small to be seen in the objective: go by the model, and by whether the residual still falls
-            ratio = 1.0 if f_trial <= f + noise else -1.0
+            taken = x + step.x if value(x + step.x) <= f + noise else None
+            changed = None if taken is not None else 0.25 * step.length
             idle = 0 if residual < 0.5 * best else idle + 1
             best = min(best, residual)
-        if ratio < 0.25:
-            radius = 0.25 * step.length
-        elif ratio > 0.75 and step.limited:
-            radius *= 2
-        if ratio > 1e-3:
-            W, f, refused = trial, f_trial, 0
-        else:
-            refused += 1
-            sweeps.objective(W)
+        radius = radius if changed is None else changed
+        moved = taken is not None
+        refused = 0 if moved else refused + 1
+        if taken is not None:
+            W = taken.view(shape) / scale
+        f = sweeps.objective(W)
         raw = sweeps.gradient(W)

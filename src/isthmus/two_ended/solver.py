@@ -70,7 +70,7 @@ def solve_on_mesh(
     sweeps = Sweeps(end, model.activation, model.effective_depth, problem.mu, scheme, steps.double())
     same = isinstance(start, TwoEnded) and start.order == order and torch.equal(start.steps, steps)
     W = start.stage_weights if same and isinstance(start, TwoEnded) else _start_weights(start, sweeps.steps, scheme)
-    result = minimise(sweeps, W.contiguous(), residual_tol, budget)
+    result = minimise(problem, sweeps, W.contiguous(), residual_tol, budget)
     return _solution(sweeps, result, order)
 
 

@@ -4,6 +4,7 @@ Columns, ``(width, samples)``, as in `isthmus.flow`, of which this is the severa
 with Euler's scheme both compute the same numbers, which a test holds them to.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -85,14 +86,6 @@ class Sweeps:
         self._pull(W, self.G, self.D, self.P)
         return torch.baddbmm(W * (self.mu * self.measure[:, None, None]), self.D, self.S.mT)
 
-    def pull_back(self, W: StageWeights, G_end: Columns) -> StagePath:
-        """Any end vector swept backward: what it is at each stage's velocity. Leaves the adjoints as they are."""
-        G = torch.empty_like(self.G)
-        G[-1] = G_end
-        D = torch.empty_like(self.D)
-        self._pull(W, G, D, torch.empty_like(self.P))
-        return D
-
     def _pull(self, W: Tensor, G: Tensor, D: Tensor, P: Tensor) -> None:
         s, a, b, w = self.scheme.stages, self.scheme.a, self.scheme.b, self.width
         pulled: list[Tensor] = [G[-1]] * s
@@ -125,18 +118,8 @@ class Sweeps:
         if self.d2 is None:
             self.d2 = self._second_derivative().mul_(self.P)
         dF = torch.bmm(dW, self.S)
-        dX = torch.zeros_like(self.X)
-        dA = torch.zeros_like(self.A[0])
-        for n, h in enumerate(self.h):
-            base = dA.clone()
-            for i in range(s):
-                k = n * s + i
-                X = dX[k].copy_(base)
-                for j, coefficient in enumerate(a[i]):
-                    if coefficient:
-                        X.add_(dF[n * s + j], alpha=h * coefficient)
-                dF[k].add_(X, alpha=-L).addmm_(W[k, :, :w], self.d1[k] * X)
-                dA.add_(dF[k], alpha=h * b[i])
+        dX = torch.empty_like(self.X)
+        dA = tangent_sweep(self.scheme, self.h, L, W[:, :, :w], self.d1, dF, dX)
         dD = dF  # its slots are free from here on
         dP = torch.bmm(dW[:, :, :w].mT, self.D)
         dG = self.end.curvature(self.A[-1], dA)
@@ -156,3 +139,59 @@ class Sweeps:
         out = torch.baddbmm(dW * (self.mu * self.measure[:, None, None]), dD, self.S.mT)
         out[:, :, :w].baddbmm_(self.D, (self.d1 * dX).mT)
         return out
+
+
+def tangent_sweep(
+    scheme: Scheme, h: Sequence[float], leak: float, W: Tensor, slopes: StagePath, dF: StagePath, dX: StagePath
+) -> Columns:
+    """The tangent sweep from ``Ȧ_0 = 0``; returns ``Ȧ_1``.
+
+    Args:
+        scheme: the tableau.
+        h: the steps.
+        leak: L̃.
+        W: stage weights without the bias, ``(stages, width, width)``.
+        slopes: ``σ̇(X)`` of every stage.
+        dF: holds ``Ẇ S`` of every stage at first, and ``Ḟ`` at the end.
+        dX: is filled with ``Ẋ``.
+    """
+    dA = torch.zeros_like(dX[0])
+    for n, step in enumerate(h):
+        base = dA.clone()
+        for i, row in enumerate(scheme.a):
+            k = n * scheme.stages + i
+            X = dX[k].copy_(base)
+            for j, coefficient in enumerate(row):
+                if coefficient:
+                    X.add_(dF[n * scheme.stages + j], alpha=step * coefficient)
+            dF[k].add_(X, alpha=-leak).addmm_(W[k], slopes[k] * X)
+            dA.add_(dF[k], alpha=step * scheme.b[i])
+    return dA
+
+
+def adjoint_sweep(
+    scheme: Scheme, h: Sequence[float], leak: float, W: Tensor, G: Tensor, slopes: Callable[[int], Tensor]
+) -> Iterator[Tensor]:
+    """``∂/∂F`` of every stage from ``∂/∂A_1``, the last one first.
+
+    Args:
+        scheme: the tableau.
+        h: the steps.
+        leak: L̃.
+        W: stage weights without the bias, ``(stages, width, width)``.
+        G: any columns, ``(width, …)``.
+        slopes: of a stage, those of the columns, in a shape that broadcasts.
+    """
+    s, a, b = scheme.stages, scheme.a, scheme.b
+    for n in range(len(h) - 1, -1, -1):
+        pulled, total = [G] * s, G.clone()
+        for i in range(s - 1, -1, -1):
+            D = G * (h[n] * b[i])
+            for j in range(i + 1, s):
+                if a[j][i]:
+                    D.add_(pulled[j], alpha=h[n] * a[j][i])
+            yield D
+            P = (W[n * s + i].T @ D.reshape(len(D), -1)).view(D.shape)
+            pulled[i] = torch.addcmul(D * -leak, slopes(n * s + i), P)
+            total.add_(pulled[i])
+        G = total
