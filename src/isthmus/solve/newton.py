@@ -26,7 +26,7 @@ from isthmus.solve.trust_region import SMALLER, Restorer, choose
 _RESOLUTION = {torch.float32: 1e-7, torch.float64: 1e-13}
 
 
-# Above this residual the sweeps of Hessian products run in float32, the gradient's not: a third of the time.
+# Above this residual the sweeps of Hessian products run in float32 (the gradient's never): half the time.
 _ROUGH_ABOVE = 1e-3
 
 

@@ -25,7 +25,7 @@ Restorer = Callable[[Tensor], Callable[[], Tensor]]
 
 
 @dataclass(frozen=True)
-class Trial:
+class _Trial:
     """A point that a step led to: the step with its corrections, and the part of the predicted decrease it brings."""
 
     x: Tensor
@@ -56,7 +56,7 @@ def choose(
     Returns:
         The point, None where every trial is refused; and the new radius, None where it stays.
     """
-    best: Trial | None = None
+    best: _Trial | None = None
     for step in (found, *found.shorter):
         if step.decrease <= 10 * noise:
             break
@@ -81,21 +81,21 @@ def _try(
     value: Callable[[Tensor], float],
     restorer: Restorer | None,
     corrections: int,
-) -> Trial:
+) -> _Trial:
     """Go along a step, and correct it while that helps."""
     corrected = x + step.x
     now = value(corrected)
-    best = Trial(corrected, step, (before - now) / step.decrease)
-    if restorer is None or not math.isfinite(now):
+    best = _Trial(corrected, step, (before - now) / step.decrease)
+    if restorer is None or best.ratio >= _GOOD or not math.isfinite(now):
         return best
-    restoration = restorer(step.x) if best.ratio < _GOOD else None
+    restoration = restorer(step.x)
     for count in range(corrections):
-        if restoration is None or best.ratio >= _GOOD:
-            break
         corrected = corrected + restoration()
         ratio = (before - value(corrected)) / step.decrease
         if math.isfinite(ratio) and ratio > best.ratio:
-            best = Trial(corrected, step, ratio)
+            best = _Trial(corrected, step, ratio)
         elif count > 0:
+            break
+        if best.ratio >= _GOOD:
             break
     return best
