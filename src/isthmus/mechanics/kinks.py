@@ -3,18 +3,21 @@
 Where a state is 0 the derivative of a ReLU may be any number in [0, 1], and a minimum asks only that *some* choice
 makes the gradient vanish. Trained networks have many states at kinks, never exactly there: a state within a stated
 width of 0 counts (Goldstein's ε-subdifferential). The momenta are linear in the choice at each layer; the best choice
-over all layers together is found by projected gradients (Birgin, Martínez and Raydan 2000), so that the result bounds
-the distance from above.
+over all layers together is a least-squares problem in a box. Projected gradients find out which derivatives lie at an
+end of [0, 1], conjugate gradients choose the others (Moré and Toraldo 1991), so that the result bounds the distance
+from above.
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from isthmus._types import Path, PerLayer, Rows, StepSizesVector, Weights
 from isthmus.activations import ReLU
+
+_GRADIENTS, _CONJUGATE = 5, 60  # iterations of a round
+_WORTHWHILE = 0.98
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,33 @@ class KinkResidual:
     share: float
 
 
+@dataclass(frozen=True)
+class _Point:
+    """A choice of derivatives and what belongs to it.
+
+    Args:
+        D: derivatives of the inner layers, ``(layers − 1, width, samples)``.
+        off: ``(W_ℓ − M_ℓS_{ℓ−1}ᵀ)/‖W_ℓ‖``.
+        pulled: ``W_ℓᵀM_ℓ`` of the inner layers, before the mask.
+    """
+
+    D: Tensor
+    off: Tensor
+    pulled: Tensor
+
+    @property
+    def residual(self) -> PerLayer:
+        """The norms of ``off``."""
+        return self.off.norm(dim=(1, 2))
+
+    @property
+    def value(self) -> float:
+        """Their sum of squares."""
+        return float(self.off.square().sum())
+
+
 class _Choice:
-    """Momenta, residual and its gradient for a choice of derivatives; columns inside, as in `isthmus.flow`."""
+    """Momenta and residual for a choice of derivatives, and its Jacobian; columns inside, as in `isthmus.flow`."""
 
     def __init__(
         self, A: Path, M_end: Rows, W: Weights, rho: StepSizesVector, effective_depth: float, activation: ReLU
@@ -47,24 +75,35 @@ class _Choice:
         self.M_end, self.L, self.w = M_end.T, W.shape[0], A.shape[2]
         self.size = W.norm(dim=(1, 2)).clamp_min(1e-300)
 
-    def residual(self, D: Tensor) -> tuple[PerLayer, Tensor, Tensor]:
-        """Relative residual, the difference W − MSᵀ, and the back-propagated states before the mask."""
+    def at(self, D: Tensor) -> _Point:
+        """The point of a choice, by a sweep backward."""
         M, off, pulled = self.M_end, torch.empty_like(self.W), torch.empty_like(D)
         for layer in range(self.L - 1, -1, -1):
             torch.addmm(self.W[layer], M, self.S[layer].T, alpha=-1, out=off[layer])
             if layer > 0:
                 torch.mm(self.W[layer, :, : self.w].T, M, out=pulled[layer - 1])
                 M = self.c[layer] * M + self.rho[layer] * D[layer - 1] * pulled[layer - 1]
-        return off.norm(dim=(1, 2)) / self.size, off, pulled
+        return _Point(D, off.div_(self.size[:, None, None]), pulled)
 
-    def gradient(self, D: Tensor, off: Tensor, pulled: Tensor) -> Tensor:
-        """Of ``½ Σ_ℓ residual_ℓ²`` in D, by a sweep forward."""
-        out = torch.empty_like(D)
+    def tangent(self, at: _Point, direction: Tensor) -> Tensor:
+        """The derivative of ``off`` along a direction of D."""
+        out, dM = torch.empty_like(self.W), torch.zeros_like(self.M_end)
+        for layer in range(self.L - 1, -1, -1):
+            torch.mm(dM, self.S[layer].T, out=out[layer])
+            if layer > 0:
+                turned = at.D[layer - 1] * (self.W[layer, :, : self.w].T @ dM)
+                turned.addcmul_(direction[layer - 1], at.pulled[layer - 1])
+                dM = self.c[layer] * dM + self.rho[layer] * turned
+        return out.div_(-self.size[:, None, None])
+
+    def transposed(self, at: _Point, off: Tensor) -> Tensor:
+        """The transpose of `tangent`, by a sweep forward: of ``at.off``, the gradient of half the value."""
+        out = torch.empty_like(at.D)
         X = torch.zeros_like(self.M_end)
         for layer in range(self.L - 1):
-            X = X - (off[layer] / self.size[layer] ** 2) @ self.S[layer]
-            out[layer] = self.rho[layer + 1] * X * pulled[layer]
-            X = self.c[layer + 1] * X + self.rho[layer + 1] * self.W[layer + 1, :, : self.w] @ (D[layer] * X)
+            X = X - (off[layer] / self.size[layer]) @ self.S[layer]
+            out[layer] = self.rho[layer + 1] * X * at.pulled[layer]
+            X = self.c[layer + 1] * X + self.rho[layer + 1] * self.W[layer + 1, :, : self.w] @ (at.D[layer] * X)
         return out
 
 
@@ -89,7 +128,8 @@ def kink_residual(
         activation: a ReLU.
         width: of a kink, relative to the root mean square of the layer's states; 0 gives the plain residual, unless
             states are exactly 0.
-        iterations: of the search at most; it ends when fifty have gained less than a hundredth.
+        iterations: of the search at most, two sweeps each; it ends where a round of five projected gradients and up to
+            sixty conjugate ones gains less than a fiftieth.
 
     Raises:
         TypeError: another σ: one without kinks has the plain residual.
@@ -103,48 +143,69 @@ def kink_residual(
     inner = A[1:-1].mT
     scale = inner.square().mean(dim=(1, 2), keepdim=True).sqrt()
     free = inner.abs() <= width * scale
-    D = activation.derivative(inner).contiguous()
-    plain, off, pulled = problem.residual(D)
+    start = problem.at(activation.derivative(inner).contiguous())
     kinks = int(free.sum())
-    best = _search(problem, D, free, (plain, off, pulled), iterations) if kinks else plain
-    return KinkResidual(best, plain, width, kinks, kinks / max(1, free.numel()))
+    best = _search(problem, start, free, iterations) if kinks else start.residual
+    return KinkResidual(best, start.residual, width, kinks, kinks / max(1, free.numel()))
 
 
-def _search(
-    problem: _Choice,
-    D: Float[Tensor, "inner width samples"],
-    free: Tensor,
-    at: tuple[PerLayer, Tensor, Tensor],
-    iterations: int,
-) -> PerLayer:
-    """Spectral projected gradients on the sum of squares, the largest of the last ten as the reference.
-
-    Returns the residual whose largest entry was the least.
-    """
-    residual, off, pulled = at
-    best, history, step = residual, [float(residual.square().sum())], 1.0
-    g = problem.gradient(D, off, pulled) * free
-    for _ in range(iterations):
-        direction = ((D - step * g).clamp(0, 1) - D) * free
-        slope = float((g * direction).sum())
-        if not slope < -1e-14 * history[-1]:
+def _search(problem: _Choice, here: _Point, free: Tensor, iterations: int) -> PerLayer:
+    """The residual whose largest entry was the least after a round of both."""
+    best, step, spent = here.residual, 1.0, 0
+    while spent < iterations:
+        before = here.value
+        for _ in range(_GRADIENTS):
+            here, step = _projected_gradient(problem, here, free, step)
+        here, count = _on_the_face(problem, here, free, min(_CONJUGATE, iterations - spent))
+        spent += _GRADIENTS + count
+        if float(here.residual.max()) <= float(best.max()):  # the largest may not depend on any choice
+            best = here.residual
+        if not here.value < _WORTHWHILE * before:
             break
-        t = 1.0
-        while True:
-            trial = D + t * direction
-            residual, off, pulled = problem.residual(trial)
-            value = float(residual.square().sum())
-            if value <= max(history[-10:]) + 2e-4 * t * slope or t < 1e-6:
-                break
-            t *= 0.5
-        g_new = problem.gradient(trial, off, pulled) * free
-        s, y = trial - D, g_new - g
-        sy, ss = float((s * y).sum()), float(s.square().sum())
-        step = min(max(ss / sy, 1e-10), 1e10) if sy > 0 else min(10 * step, 1e10)
-        D, g = trial, g_new
-        history.append(value)
-        if len(history) > 50 and min(history[-50:]) > 0.99 * min(history[:-50]):
-            break
-        if float(residual.max()) < float(best.max()):
-            best = residual
     return best
+
+
+def _projected_gradient(problem: _Choice, here: _Point, free: Tensor, step: float) -> tuple[_Point, float]:
+    """A step down within the box, and the length of the next one (Barzilai and Borwein 1988)."""
+    g = problem.transposed(here, here.off) * free
+    direction = ((here.D - step * g).clamp(0, 1) - here.D) * free
+    slope = float((g * direction).sum())
+    t = 1.0
+    while True:
+        trial = problem.at(here.D + t * direction)
+        if trial.value <= here.value + 2e-4 * t * slope:
+            break
+        t *= 0.5
+        if t < 1e-6:
+            return here, step
+    moved = trial.D - here.D
+    curvature = float((moved * (problem.transposed(trial, trial.off) * free - g)).sum())
+    if curvature > 0:
+        return trial, min(max(float(moved.square().sum()) / curvature, 1e-10), 1e10)
+    return trial, min(10 * step, 1e10)
+
+
+def _on_the_face(problem: _Choice, here: _Point, free: Tensor, limit: int) -> tuple[_Point, int]:
+    """A Gauss–Newton step of the derivatives that do not press against an end, and how many iterations it took."""
+    g = problem.transposed(here, here.off)
+    face = free & ~((here.D <= 0) & (g > 0)) & ~((here.D >= 1) & (g < 0))
+    x, r = torch.zeros_like(g), -g * face
+    d, rr, count = r.clone(), float(r.square().sum()), 0
+    start = rr
+    while count < limit and rr > 1e-4 * start:
+        count += 1
+        J = problem.tangent(here, d)
+        curvature = float(J.square().sum())
+        if not curvature > 0:
+            break
+        x.add_(d, alpha=rr / curvature)
+        r.sub_(problem.transposed(here, J) * face, alpha=rr / curvature)
+        rr, last = float(r.square().sum()), rr
+        d.mul_(rr / last).add_(r)
+    t = 1.0
+    while t > 1e-3:
+        trial = problem.at((here.D + t * x).clamp(0, 1))
+        if trial.value < here.value:
+            return trial, count
+        t *= 0.5
+    return here, count

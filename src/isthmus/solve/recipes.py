@@ -153,18 +153,19 @@ def geodesic(steps: int = 4000, rate: float = 1.0) -> tuple[Stage, ...]:
 
 
 def kinks(steps: int = 6000, rate: float = 1.0) -> tuple[Stage, ...]:
-    """To a critical point of a ReLU network, as the limit of smooth ones: sharpness 5, 20, 100, 1000, 10⁴.
+    """To a critical point of a ReLU network, as the limit of smooth ones: sharpness 5, 30, 300, 3000, 30 000.
 
-    L-BFGS, then Newton (a sixth of the steps), at each. The derivatives of the last smooth network are those that make
-    the gradient vanish at ReLU's kinks: what to read is the residual up to kinks (`isthmus.solve.certify`).
+    L-BFGS, while a hundred of its steps gain 1e-4 of the objective, then Newton (a sixth of the steps), at each. The
+    derivatives of the last smooth network are those that make the gradient vanish at ReLU's kinks: what to read is the
+    residual up to kinks (`isthmus.solve.certify`).
     """
     each = steps / 5
     newton = max(1, round(each / 6))
     return tuple(
         stage
-        for sharpness in (5.0, 20.0, 100.0, 1e3, 1e4)
+        for sharpness in (5.0, 30.0, 300.0, 3e3, 3e4)
         for stage in (
-            Stage("lbfgs", max(1, round(each) - newton), rate, sharpness=sharpness),
+            Stage("lbfgs", max(1, round(each) - newton), rate, sharpness=sharpness, gain=1e-4),
             Stage("newton", newton, rate, sharpness=sharpness),
         )
     )
