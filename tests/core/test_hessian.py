@@ -239,6 +239,19 @@ def test_newton_resumes_to_the_same_bits(stop):
     assert torch.equal(rest.model.weight, whole.model.weight)
 
 
+def test_a_run_begun_by_an_earlier_version_is_taken_up():
+    stages = [Stage("lbfgs", 30), Stage("newton", 15)]
+    trainer = Trainer(small(), stages)
+    trainer.run(should_stop=lambda: trainer.step_count >= 33)
+    state = trainer.state_dict()
+    del state["earlier"], state["optimiser"]["moves"]
+    rest = Trainer(small(), stages)
+    rest.load_state_dict(state)
+    before = rest.problem.evaluate().objective
+    rest.run()
+    assert rest.step_count > 33 and rest.problem.evaluate().objective < before
+
+
 def test_moved_parameters_make_newton_start_anew():
     problem = small()
     newton = Newton(problem, metric=KroneckerMetric(problem))

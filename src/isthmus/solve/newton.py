@@ -201,7 +201,8 @@ class Newton(Optimiser):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take such a state back; the gradient is computed again."""
         self.metric.load_state_dict(state["metric"])
-        self._moves, self._radius, self._refused = state["moves"], state["radius"], state["refused"]
+        # a state of an earlier version has no such count: then the metric is measured anew
+        self._moves, self._radius, self._refused = state.get("moves"), state["radius"], state["refused"]
         self._hessian = None
         self.products, self._done = state["products"], state["done"]
         self._evaluation = None if state["evaluation"] is None else Evaluation(*state["evaluation"])

@@ -377,7 +377,7 @@ class Trainer:
         if not self.done:
             self._enter(self.stages[self._stage])
             self._optimiser.load_state_dict(state["optimiser"])
-            self._earlier = float(state["earlier"])
+            self._earlier = float(state.get("earlier", math.inf))  # runs begun before there was `Stage.gain` lack it
         self._generator.set_state(state["generator"])
         self._order = None if state["order"] is None else state["order"].clone()
         self._cursor = int(state["cursor"])
