@@ -12,13 +12,11 @@ metric of all layers, until the largest residual is below the tolerance. Rules, 
     python benchmarks/certified.py --size small --seeds 3 --threads 1 --json out.json
 """
 
-import argparse
-import json
 import time
 from typing import Any
 
 import torch
-from _common import machine
+from _common import options, write
 
 from isthmus import LeakyResNet, Problem, SmoothReLU, Trainer, make_task, recipe
 from isthmus.solve import Certificate, Geodesic, Stage, certify, solve
@@ -76,14 +74,13 @@ def ours(size: dict[str, Any], seed: int, seconds: float, tolerance: float) -> d
 
 def main() -> None:
     """Run, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
+    parser.set_defaults(threads=torch.get_num_threads())
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--times", type=float, default=1.0, help="so many times the recipe's seconds")
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--scale", type=float, default=1.0, help="times the recipe's 6000 steps (a quick look: 0.1)")
-    parser.add_argument("--json", help="write all figures to this file")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     size, rows = SIZES[given.size], []
@@ -100,11 +97,7 @@ def main() -> None:
                 flush=True,
             )
     print(f"certified: {sum(row['solve']['residual_max'] <= 1e-4 for row in rows)} of {len(rows)}")
-    if given.json:
-        with open(given.json, "w") as file:
-            json.dump(
-                {"machine": machine(), "threads": given.threads, "size": given.size, "rows": rows}, file, indent=1
-            )
+    write(given.json, {"threads": given.threads, "size": given.size, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -16,15 +16,13 @@ Medians over seeds, with minimum and maximum; a seed that does not get there cou
     python benchmarks/time_to_objective.py --seeds 5 --threads 2 --json out.json
 """
 
-import argparse
-import json
 import math
 import statistics
 import time
 from typing import Any
 
 import torch
-from _common import machine
+from _common import options, write
 
 from isthmus import LeakyResNet, Problem, Trainer, make_task, recipe
 from isthmus.solve import Stage, solve
@@ -88,14 +86,13 @@ def in_its_time(seed: int, seconds: float) -> dict[str, float]:
 
 def main() -> None:
     """Run, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.set_defaults(threads=torch.get_num_threads())
     parser.add_argument("--scale", type=float, default=1.0, help="times the recipe's 6000 steps (a quick look: 0.1)")
     parser.add_argument("--own-time", type=int, default=1, help="on so many seeds, also what the recipe's time allows")
     parser.add_argument("--long", action="store_true", help="also the recipe with ten times the steps, first seed")
-    parser.add_argument("--json", help="write all figures to this file")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     rows = [one(seed, given.scale) for seed in range(given.first_seed, given.first_seed + given.seeds)]
@@ -110,9 +107,7 @@ def main() -> None:
         print(
             f"{name}: median {statistics.median(values):.1f}, {min(values):.1f} to {max(values):.1f}, {len(rows)} seeds"
         )
-    if given.json:
-        with open(given.json, "w") as file:
-            json.dump({"machine": machine(), "threads": given.threads, "rows": rows}, file, indent=1)
+    write(given.json, {"threads": given.threads, "rows": rows})
 
 
 if __name__ == "__main__":

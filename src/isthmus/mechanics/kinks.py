@@ -47,21 +47,14 @@ class _Point:
         D: derivatives of the inner layers, ``(layers − 1, width, samples)``.
         off: ``(W_ℓ − M_ℓS_{ℓ−1}ᵀ)/‖W_ℓ‖``.
         pulled: ``W_ℓᵀM_ℓ`` of the inner layers, before the mask.
+        residual: the norms of ``off``, per layer; value: their sum of squares.
     """
 
     D: Tensor
     off: Tensor
     pulled: Tensor
-
-    @property
-    def residual(self) -> PerLayer:
-        """The norms of ``off``."""
-        return self.off.norm(dim=(1, 2))
-
-    @property
-    def value(self) -> float:
-        """Their sum of squares."""
-        return float(self.off.square().sum())
+    residual: PerLayer
+    value: float
 
 
 class _Choice:
@@ -83,7 +76,8 @@ class _Choice:
             if layer > 0:
                 torch.mm(self.W[layer, :, : self.w].T, M, out=pulled[layer - 1])
                 M = self.c[layer] * M + self.rho[layer] * D[layer - 1] * pulled[layer - 1]
-        return _Point(D, off.div_(self.size[:, None, None]), pulled)
+        residual = off.norm(dim=(1, 2)) / self.size  # rounded as in `stationarity_residual`
+        return _Point(D, off.div_(self.size[:, None, None]), pulled, residual, float(residual.square().sum()))
 
     def tangent(self, at: _Point, direction: Tensor) -> Tensor:
         """The derivative of ``off`` along a direction of D."""

@@ -44,7 +44,7 @@ class Hessian:
     def linearise(self) -> None:
         """Take the present parameters as the point: one sweep forward, one backward."""
         problem, net = self.problem, self._net
-        w, depth, flow = net.W.shape[1], len(net.W), net.flow
+        depth, flow = len(net.W), net.flow
         net.at([p.detach() for p in problem.parameters])  # copies: products are wanted also when they have moved on
         _, d_outputs = problem.end(net.outputs.to(problem.x.dtype), problem.y)
         self._d_outputs = d_outputs.to(self.dtype)
@@ -53,7 +53,7 @@ class Hessian:
         if self._bent is None:
             return
         for layer in range(depth):
-            torch.mm(net.W[layer, :, :w].T, flow.gradient(layer + 1), out=self._bent[layer])
+            torch.mm(net.square_T[layer], flow.gradient(layer + 1), out=self._bent[layer])
             bend = problem.activation.bend(flow.A[layer])
             assert bend is not None
             self._bent[layer].mul_(bend)

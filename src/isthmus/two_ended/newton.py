@@ -87,8 +87,8 @@ def minimise(
     if not math.isfinite(f):
         return NewtonResult(W, f, TwoEndedStatus.DIVERGED, math.inf, 0, 0)
     raw = sweeps.gradient(W)
-    size = math.sqrt(sweeps.mu) * float((W * scale).norm())
-    radius, smallest = max(0.1 * size, 1e-3 * math.sqrt(sweeps.mu)), 1e-14 * max(size, 1e-3 * math.sqrt(sweeps.mu))
+    size, unit = float((W * scale).norm()), math.sqrt(sweeps.mu)  # a length in the metric is at least unit times that
+    radius, smallest = unit * max(0.1 * size, 1e-3), unit * 1e-14 * max(size, 1e-3)
     net = StageLinearisation(sweeps)
     metric = DualMetric(problem, net=net)
     products = iterations = refused = idle = 0
