@@ -19,7 +19,9 @@ import torch
 from _common import options, write
 
 from isthmus import LeakyResNet, Problem, SmoothReLU, Trainer, make_task, recipe
-from isthmus.solve import Certificate, Geodesic, Stage, certify, solve
+from isthmus.certificate import Certificate, certify
+from isthmus.geodesic import Geodesic
+from isthmus.solve import Stage, solve
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {"dims": (10, 2, 10), "train": 200, "width": 40, "leak": 4.0, "mu": 1e-2, "lbfgs": (30, 120)},

@@ -32,8 +32,8 @@ def ours(width: int, samples: int, layers: int) -> tuple[Any, dict[str, Callable
     import torch
 
     from isthmus import LeakyResNet, Problem
-    from isthmus.solve.first_order import adam
-    from isthmus.solve.muon import Muon
+    from isthmus.optimise.first_order import adam
+    from isthmus.optimise.muon import Muon
 
     torch.manual_seed(0)
     model = LeakyResNet(ENDS, ENDS, width=width, depth=layers, effective_depth=EFFECTIVE_DEPTH)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from isthmus.mechanics import MechanicsTable
     from isthmus.mesh import Adaptive, Equidistant, Irregular, MeshScheduler
     from isthmus.model import LeakyResNet
-    from isthmus.solve import Problem, Trainer, recipe
+    from isthmus.problem import Problem
+    from isthmus.solve import Trainer, recipe
     from isthmus.tasks import Task, make_task
 
 __version__ = "0.1.0"
@@ -45,11 +46,16 @@ _HOMES = {
     "mechanics": ("MechanicsTable",),
     "mesh": ("Adaptive", "Equidistant", "Irregular", "MeshScheduler"),
     "model": ("LeakyResNet",),
-    "solve": ("Problem", "Trainer", "recipe"),
+    "problem": ("Problem",),
+    "solve": ("Trainer", "recipe"),
     "tasks": ("Task", "make_task"),
 }
 _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
-_ROOMS = (*_HOMES, "ensemble", "flow", "initialise", "probe", "report", "runs", "theory", "two_ended")
+_ROOMS = (
+    *_HOMES,
+    *("certificate", "curvature", "ensemble", "flow", "initialise", "optimise", "probe", "report", "runs", "theory"),
+    "two_ended",
+)
 
 
 def __getattr__(name: str) -> Any:

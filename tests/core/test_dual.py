@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from isthmus import LeakyResNet, Problem, ReLU, SmoothReLU, Trainer, make_task
-from isthmus.solve import DualMetric, Hessian, KroneckerMetric, Newton, Stage
-from isthmus.solve.scaled import ScaledParameters
-from isthmus.solve.truncated_cg import truncated_cg
+from isthmus.curvature import DualPreconditioner, Hessian, KroneckerPreconditioner
+from isthmus.curvature.scaled import ScaledParameters
+from isthmus.optimise import Newton
+from isthmus.optimise.truncated_cg import truncated_cg
+from isthmus.solve import Stage
 
 RHO = torch.tensor([0.1, 0.3, 0.2, 0.25, 0.15])
 
@@ -39,7 +41,7 @@ def gauss_newton(problem):
 @pytest.mark.parametrize("ends", ["fixed", "learned"])
 def test_with_all_directions_it_inverts_the_gauss_newton_hessian(ends, loss, activation):
     problem = make(ends, loss, activation)
-    metric = DualMetric(problem, dtype=torch.float64)
+    metric = DualPreconditioner(problem, dtype=torch.float64)
     assert not metric.ready
     metric.refresh()
     assert metric.ready
@@ -50,7 +52,7 @@ def test_with_all_directions_it_inverts_the_gauss_newton_hessian(ends, loss, act
 
 def test_it_stays_what_it_was_when_the_weights_move():
     problem = make()
-    metric = DualMetric(problem, dtype=torch.float64)
+    metric = DualPreconditioner(problem, dtype=torch.float64)
     metric.refresh()
     v = torch.randn(problem.model.weight.numel(), dtype=torch.float64)
     before = metric.apply(v)
@@ -61,12 +63,12 @@ def test_it_stays_what_it_was_when_the_weights_move():
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("chunk", [1, 2**23])
 def test_some_directions_leave_the_rest_of_the_curvature_and_more_leave_less(loss, chunk, monkeypatch):
-    monkeypatch.setattr("isthmus.solve.dual._CHUNK", chunk)  # samples one by one, or all together
+    monkeypatch.setattr("isthmus.curvature.dual._CHUNK", chunk)  # samples one by one, or all together
     problem = make(loss=loss, samples=12)
     matrix, _ = gauss_newton(problem)
     left = []
     for limit in (1, 6, 15, 36):
-        metric = DualMetric(problem, limit=limit, share=0.0, dtype=torch.float64)
+        metric = DualPreconditioner(problem, limit=limit, share=0.0, dtype=torch.float64)
         metric.refresh()
         inverse = torch.stack([metric.apply(e) for e in torch.eye(len(matrix), dtype=torch.float64)])
         eigenvalues = torch.linalg.eigvals(inverse @ matrix).real
@@ -81,7 +83,7 @@ def test_what_the_directions_leave_is_seen_layer_by_layer(ends):
     matrix, _ = gauss_newton(problem)
     largest = []
     for limit, share in ((30, 0.0), (60, 0.5)):  # the same directions, without and with the rest
-        metric = DualMetric(problem, limit=limit, share=share, dtype=torch.float64)
+        metric = DualPreconditioner(problem, limit=limit, share=share, dtype=torch.float64)
         metric.refresh()
         inverse = torch.stack([metric.apply(e) for e in torch.eye(len(matrix), dtype=torch.float64)])
         torch.testing.assert_close(inverse, inverse.T, rtol=1e-8, atol=1e-8)
@@ -93,7 +95,7 @@ def test_what_the_directions_leave_is_seen_layer_by_layer(ends):
 
 def test_float32_is_close_enough_to_precondition():
     problem = make(samples=12)
-    metric = DualMetric(problem)
+    metric = DualPreconditioner(problem)
     metric.refresh()
     matrix, _ = gauss_newton(problem)
     v = torch.randn(len(matrix), dtype=torch.float64)
@@ -105,7 +107,7 @@ def test_float32_is_close_enough_to_precondition():
 @pytest.mark.parametrize("ends", ["fixed", "learned"])
 def test_a_restoration_takes_the_excess_away_at_least_cost(ends):
     problem = make(ends, mu=1e-9)
-    metric = DualMetric(problem, dtype=torch.float64)
+    metric = DualPreconditioner(problem, dtype=torch.float64)
     metric.refresh()
     scaled, hessian = ScaledParameters(problem), Hessian(problem)
     hessian.linearise()
@@ -122,7 +124,7 @@ def test_a_restoration_takes_the_excess_away_at_least_cost(ends):
 def test_rounding_beside_large_curvature_is_shifted_away():
     problem = make(mu=1e-13)
     problem.model.weight.data.mul_(3)
-    metric = DualMetric(problem)
+    metric = DualPreconditioner(problem)
     metric.refresh()
     assert torch.isfinite(metric.apply(torch.randn(problem.model.weight.numel(), dtype=torch.float64))).all()
 
@@ -131,13 +133,13 @@ def test_weights_too_large_for_the_metric_are_named():
     problem = make()
     problem.model.weight.data.mul_(1e9)
     with pytest.raises(OverflowError, match=r"beyond torch\.float32"):
-        DualMetric(problem).refresh()
+        DualPreconditioner(problem).refresh()
 
 
 @pytest.mark.parametrize("options", [{"limit": 0}, {"share": 1.0}, {"share": -0.1}])
 def test_impossible_sizes_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        DualMetric(make(), **options)
+        DualPreconditioner(make(), **options)
 
 
 # --- smaller balls ---------------------------------------------------------------------------------------------
@@ -196,7 +198,7 @@ def test_layers_seen_together_newton_gets_to_the_end_where_the_block_metric_does
     assert newton.finished and float(first.residual().max()) <= 1e-9
     spent = newton.products
     first.model.weight.data.copy_(start)
-    blocks = certified(first, KroneckerMetric(first, damping=1.0), 150)
+    blocks = certified(first, KroneckerPreconditioner(first, damping=1.0), 150)
     assert blocks.products > 2 * spent or float(first.residual().max()) > 1e-9
 
 
@@ -204,7 +206,7 @@ def test_a_correction_brings_a_step_back_to_the_surface_of_fitting_networks():
     problem = teacher(beta=2.0)
     problem.mu = 1e-4  # so that the surface is stiff beside what pulls along it
     Trainer(problem, [Stage("lbfgs", 300)], log_every=1000).run()
-    metric, scaled, hessian = DualMetric(problem), ScaledParameters(problem), Hessian(problem)
+    metric, scaled, hessian = DualPreconditioner(problem), ScaledParameters(problem), Hessian(problem)
     before = problem.evaluate().objective
     x, g = scaled.values(), scaled.gradient()
     metric.refresh()

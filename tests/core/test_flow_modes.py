@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from isthmus import Adaptive, Identity, LeakyResNet, MeshScheduler, Problem, ReLU, SmoothReLU, Trainer, recipe
+from isthmus.curvature import KroneckerPreconditioner
 from isthmus.flow import FlowWorkspace, path
-from isthmus.memory import RecomputeWorkspace, flow_bytes, segment_for
-from isthmus.solve import KroneckerMetric, Stage
+from isthmus.flow.recompute import RecomputeWorkspace, flow_bytes, segment_for
+from isthmus.solve import Stage
 
 ACTIVATIONS = [ReLU(), ReLU(append_one=False), SmoothReLU(sharpness=5.0), Identity(), Identity(append_one=False)]
 # 7 layers: ρL̃ = 1 exactly is L̃ = 7 at equal steps, where the skip vanishes; beyond it changes sign
@@ -111,12 +112,12 @@ def test_a_running_workspace_says_that_it_has_no_path():
 
 def test_the_metric_needs_no_path():
     p = problem()
-    KroneckerMetric(p).refresh()
+    KroneckerPreconditioner(p).refresh()
     assert not p.keep_path
 
 
 def metric_of(p):
-    metric = KroneckerMetric(p)
+    metric = KroneckerPreconditioner(p)
     metric.refresh()
     return [tensor for basis in metric.state_dict()["bases"] for tensor in basis]
 
@@ -156,7 +157,7 @@ def test_a_refresh_after_an_evaluation_sweeps_backward_only(monkeypatch):
     p = problem()
     p.evaluate()
     monkeypatch.setattr(FlowWorkspace, "forward", lambda *_: pytest.fail("swept forward again"))
-    KroneckerMetric(p).refresh()
+    KroneckerPreconditioner(p).refresh()
 
 
 # --- recomputing ---------------------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from isthmus import Identity, LeakyResNet, Problem, ReLU, SmoothReLU, Trainer, make_task, recipe
-from isthmus.solve import Hessian, KroneckerMetric, Newton, Stage, TrainStatus
-from isthmus.solve.kronecker import robust_eigh
-from isthmus.solve.scaled import ScaledParameters
-from isthmus.solve.truncated_cg import truncated_cg
+from isthmus.curvature import Hessian, KroneckerPreconditioner
+from isthmus.curvature.kronecker import robust_eigh
+from isthmus.curvature.scaled import ScaledParameters
+from isthmus.optimise import Newton
+from isthmus.optimise.truncated_cg import truncated_cg
+from isthmus.solve import Stage, TrainStatus
 
 ACTIVATIONS = [ReLU(), SmoothReLU(sharpness=5.0), Identity(), SmoothReLU(append_one=False, sharpness=3.0)]
 
@@ -254,7 +256,7 @@ def test_a_run_begun_by_an_earlier_version_is_taken_up():
 
 def test_moved_parameters_make_newton_start_anew():
     problem = small()
-    newton = Newton(problem, metric=KroneckerMetric(problem))
+    newton = Newton(problem, metric=KroneckerPreconditioner(problem))
     newton.step(problem.evaluate, 1.0)
     problem.model.weight.data.mul_(0.5)
     newton.parameters_moved()

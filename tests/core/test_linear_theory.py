@@ -26,7 +26,9 @@ import torch
 from isthmus.activations import Identity
 from isthmus.mechanics import scaled_hamiltonian
 from isthmus.model import LeakyResNet
-from isthmus.solve import LBFGS, Problem, Stage, Trainer
+from isthmus.optimise import LBFGS
+from isthmus.problem import Problem
+from isthmus.solve import Stage, Trainer
 from isthmus.theory import linear_gains, linear_minimum
 from isthmus.two_ended import TwoEndedStatus, solve_on_mesh
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from isthmus import LeakyResNet, Problem, ReLU, SmoothReLU
-from isthmus.solve.linearise import Linearisation
+from isthmus.curvature.linearise import Linearisation
 
 RHO = torch.tensor([0.1, 0.3, 0.2, 0.25, 0.15])
 

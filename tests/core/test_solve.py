@@ -8,18 +8,9 @@ import scipy.optimize
 import torch
 
 from isthmus import Identity, LeakyResNet, Problem, ReLU, SmoothReLU, Trainer, make_task
-from isthmus.mechanics.kinks import _Choice, kink_residual
-from isthmus.solve import (
-    Solution,
-    SolveStatus,
-    Stage,
-    carry_path,
-    certify,
-    coarse_start,
-    recipe,
-    refine_depth,
-    solve,
-)
+from isthmus.certificate import certify
+from isthmus.certificate.kinks import _Choice, kink_residual
+from isthmus.solve import Solution, SolveStatus, Stage, carry_path, coarse_start, recipe, refine_depth, solve
 
 
 def make(activation=None, depth=8, effective_depth=2.0, rho=None, mu=0.02, width=6, **options):
@@ -205,7 +196,7 @@ def test_the_search_finds_the_best_derivatives_where_they_are_a_linear_problem(m
     g, width = problem.geodesic(), 0.3
     M_end = 1.3 * g.M[-1]  # off the critical point, so that some derivatives press against an end
     found = kink_residual(g.A, M_end, g.W, g.rho, g.effective_depth, g.activation, width=width)
-    monkeypatch.setattr("isthmus.mechanics.kinks._WORTHWHILE", 0.9999)  # to the end
+    monkeypatch.setattr("isthmus.certificate.kinks._WORTHWHILE", 0.9999)  # to the end
     best = kink_residual(g.A, M_end, g.W, g.rho, g.effective_depth, g.activation, width, 5000).residual
     choice, inner = _Choice(g.A, M_end, g.W, g.rho, g.effective_depth, g.activation), g.A[1:-1].mT
     free = (inner.abs() <= width * inner.square().mean().sqrt()).flatten().nonzero()[:, 0]

@@ -9,11 +9,14 @@ import torch
 
 from isthmus.activations import Identity, ReLU, SmoothReLU
 from isthmus.bottleneck import bottleneck, longest_run
+from isthmus.curvature import KroneckerPreconditioner
 from isthmus.mechanics import balancedness_defect, mechanics, stationarity_residual
 from isthmus.mesh import Adaptive, MeshScheduler
 from isthmus.model import LeakyResNet
-from isthmus.solve import LBFGS, KroneckerMetric, Muon, Problem, Stage, Trainer, TrainStatus, orthogonalise, recipe
-from isthmus.solve.settle import Settle
+from isthmus.optimise import LBFGS, Muon, orthogonalise
+from isthmus.optimise.settle import Settle
+from isthmus.problem import Problem
+from isthmus.solve import Stage, Trainer, TrainStatus, recipe
 
 F64 = torch.float64
 
@@ -204,7 +207,7 @@ def test_lbfgs_does_not_spin_at_the_resolution_of_float32(metric):
     first = Muon(p.model.weight, [])
     for step in range(1000):
         first.step(p.evaluate, 0.1 * (1 - step / 1000))
-    optimiser = LBFGS(p, metric=KroneckerMetric(p) if metric else None)
+    optimiser = LBFGS(p, metric=KroneckerPreconditioner(p) if metric else None)
     values = [p.evaluate().objective]
     while not optimiser.finished and len(values) < 200:
         values.append(optimiser.step(p.evaluate, 0.0).objective)
@@ -247,7 +250,7 @@ def test_lbfgs_finishes_where_nothing_descends():
 def test_kronecker_metric_inverts_the_hessian_of_one_linear_layer():
     """One layer, σ = identity: every sample has the same Jacobian, so the factored Hessian is the Hessian."""
     p = problem(activation=Identity(), depth=1, L_tilde=0.5)
-    metric = KroneckerMetric(p, damping=1.0, sweeps=400)
+    metric = KroneckerPreconditioner(p, damping=1.0, sweeps=400)
     metric.refresh()
     W0, v = p.model.weight.detach().clone(), torch.randn_like(p.model.weight)
     p.evaluate()
@@ -276,7 +279,7 @@ def test_the_metric_pays(ends):
     ends_at = {}
     for metric in (False, True):
         p = problem(mu=1e-3, depth=10, L_tilde=4.0, ends=ends, activation=SmoothReLU(sharpness=10.0))
-        optimiser = LBFGS(p, memory=20, metric=KroneckerMetric(p) if metric else None)
+        optimiser = LBFGS(p, memory=20, metric=KroneckerPreconditioner(p) if metric else None)
         for _ in range(80):
             last = optimiser.step(p.evaluate, 0.0).objective
         ends_at[metric] = last
@@ -286,7 +289,7 @@ def test_the_metric_pays(ends):
 @pytest.mark.parametrize("taken_at", [4, 5, 6])
 def test_lbfgs_with_a_metric_resumes_to_the_same_bits_around_a_refresh(taken_at):
     def optimiser(p):
-        return LBFGS(p, memory=4, metric=KroneckerMetric(p), refresh_every=5)
+        return LBFGS(p, memory=4, metric=KroneckerPreconditioner(p), refresh_every=5)
 
     whole = problem()
     first = optimiser(whole)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from isthmus.solve.truncated_cg import TruncatedStep
-from isthmus.solve.trust_region import choose
+from isthmus.optimise.truncated_cg import TruncatedStep
+from isthmus.optimise.trust_region import choose
 
 HERE = torch.zeros(1, dtype=torch.float64)
 

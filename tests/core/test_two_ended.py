@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from isthmus.activations import Identity, ReLU, SmoothReLU
+from isthmus.curvature import DualPreconditioner
 from isthmus.model import LeakyResNet
-from isthmus.solve import LBFGS, DualMetric, Problem
+from isthmus.optimise import LBFGS
+from isthmus.problem import Problem
 from isthmus.two_ended import SCHEMES, TwoEndedStatus, scheme_of_order, solve_on_mesh, solve_two_ended
 from isthmus.two_ended.end_cost import EndCost
 from isthmus.two_ended.interpolate import defects, equidistribute, velocities
@@ -163,7 +165,7 @@ def test_the_metric_is_the_inverse_gauss_newton_hessian_of_the_stages(order, cla
     """As of a network (tests/core/test_dual.py), from the tangent and the curvature of the cost alone."""
     p = problem(classes=classes)
     sweeps, W, net = linearised(p, order)
-    metric, scale = DualMetric(p, dtype=F64, net=net), sweeps.measure.sqrt()[:, None, None]
+    metric, scale = DualPreconditioner(p, dtype=F64, net=net), sweeps.measure.sqrt()[:, None, None]
     metric.measure([W])
     v = torch.randn(W.numel(), dtype=F64)
     tangent = net.tangent([v.view_as(W) / scale])

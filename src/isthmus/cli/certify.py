@@ -9,7 +9,7 @@ import typer
 from isthmus.cli.failures import DONE, exit_codes
 
 if TYPE_CHECKING:
-    from isthmus.solve import Certificate
+    from isthmus.certificate import Certificate
 
 
 def certify(
@@ -34,8 +34,8 @@ def certify(
     Nothing is trained or written. The exit code says whether it could be checked, not whether it converged.
     """
     with exit_codes(debug):
+        from isthmus.certificate import certify as check
         from isthmus.runs import load_run_problem
-        from isthmus.solve import certify as check
 
         problem = load_run_problem(run)
         evaluation = problem.evaluate(gradient=False)
@@ -77,7 +77,7 @@ def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
 
 def _verdict(c: "Certificate") -> str:
     from isthmus.bottleneck import RESIDUAL_TRUSTED
-    from isthmus.solve.certificate import RESIDUAL_CONVERGED
+    from isthmus.certificate.certificate import RESIDUAL_CONVERGED
 
     if c.collapsed:
         return "Collapsed: the outputs hardly depend on the inputs, and the zero network is a local minimum."

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from isthmus.ensemble.flow import EnsembleFlow, Steps
-from isthmus.solve.objective import Problem
+from isthmus.problem import Problem
 
 # Bytes of one state of a group of members on a CPU: beyond this the buffers leave the cache, and groups in turn are
 # faster. Fewer than four members are not worth a group: by itself, a member's skip and ρ ride on the products.

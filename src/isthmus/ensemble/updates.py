@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from isthmus.solve.muon import orthogonalise
+from isthmus.optimise.muon import orthogonalise
 
 Rates = Float[Tensor, "members"]
 
@@ -38,7 +38,7 @@ class GradientDescent(Update):
 
 
 class Adam(Update):
-    """Adam with PyTorch's default moments, as `isthmus.solve.first_order.adam`.
+    """Adam with PyTorch's default moments, as `isthmus.optimise.first_order.adam`.
 
     Args:
         parameters: whose shapes its memory takes.
@@ -66,7 +66,7 @@ class Adam(Update):
 
 
 class Muon(Update):
-    """Muon on the weights, Adam at a tenth of the rate on learned ends, as `isthmus.solve.Muon`.
+    """Muon on the weights, Adam at a tenth of the rate on learned ends, as `isthmus.optimise.Muon`.
 
     Args:
         parameters: weight ``(members, layers, width, width_in)``, then learned ends.

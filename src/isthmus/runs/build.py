@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from isthmus.activations import Activation
     from isthmus.mesh import StepSizeRule
     from isthmus.model import LeakyResNet
+    from isthmus.problem import Loss
     from isthmus.solve import Trainer
-    from isthmus.solve.objective import Loss
     from isthmus.tasks import Task
 
 
@@ -148,7 +148,7 @@ def build(config: RunConfig) -> Built:
         ImportError: a package that the task needs is not installed.
     """
     from isthmus.mesh import MeshScheduler
-    from isthmus.solve import Problem as Objective
+    from isthmus.problem import Problem as Objective
     from isthmus.solve import Trainer, recipe
     from isthmus.solve.recipes import FULL_BATCH
 

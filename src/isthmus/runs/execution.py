@@ -20,10 +20,10 @@ from isthmus.runs.state import StateError, load_state, save_state
 
 if TYPE_CHECKING:
     from isthmus.model import LeakyResNet
+    from isthmus.problem import Loss
+    from isthmus.problem import Problem as Objective
     from isthmus.runs.build import Built
-    from isthmus.solve import Problem as Objective
     from isthmus.solve import Trainer
-    from isthmus.solve.objective import Loss
 
 FINISHED = ("done", "diverged")
 """Statuses that training again would not change."""
@@ -299,7 +299,7 @@ def load_run_problem(folder: str | Path) -> "Objective":
         StateError: the data are not those that the run was trained on.
         ValueError, FileNotFoundError, ImportError: the data cannot be made again.
     """
-    from isthmus.solve import Problem as Objective
+    from isthmus.problem import Problem as Objective
 
     place = RunFolder(folder)
     weights, config, mark = _saved(place)

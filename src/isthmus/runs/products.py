@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from isthmus.bottleneck import Bottleneck
     from isthmus.geodesic import Geodesic
     from isthmus.model import LeakyResNet
+    from isthmus.problem import Problem
     from isthmus.runs.build import Built
-    from isthmus.solve import Problem
 
 MOST_SAMPLES = 200
 """Samples in the projection: more only blacken the picture."""

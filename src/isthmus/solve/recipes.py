@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from isthmus.activations import ReLU, SmoothReLU
 
 if TYPE_CHECKING:
-    from isthmus.solve.objective import Problem
+    from isthmus.problem import Problem
 
 OptimiserName = Literal["adam", "sgd", "muon", "lbfgs", "settle", "newton"]
 # These need one objective throughout: the full batch, and step-sizes that stay.
@@ -157,7 +157,7 @@ def kinks(steps: int = 6000, rate: float = 1.0) -> tuple[Stage, ...]:
 
     L-BFGS, while a hundred of its steps gain 1e-4 of the objective, then Newton (a sixth of the steps), at each. The
     derivatives of the last smooth network are those that make the gradient vanish at ReLU's kinks: what to read is the
-    residual up to kinks (`isthmus.solve.certify`).
+    residual up to kinks (`isthmus.certificate.certify`).
     """
     each = steps / 5
     newton = max(1, round(each / 6))

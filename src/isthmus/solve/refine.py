@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from isthmus.model import LeakyResNet
-from isthmus.solve.objective import Problem
+from isthmus.problem import Problem
 from isthmus.solve.recipes import Stage
 from isthmus.solve.trainer import Trainer
 

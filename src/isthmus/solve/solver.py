@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from isthmus.certificate.certificate import KINKS_CONVERGED, RESIDUAL_CONVERGED, Certificate, certify
 from isthmus.geodesic import Geodesic
-from isthmus.solve.certificate import KINKS_CONVERGED, RESIDUAL_CONVERGED, Certificate, certify
-from isthmus.solve.objective import Problem
+from isthmus.problem import Problem
 from isthmus.solve.recipes import Stage, recipe
 from isthmus.solve.trainer import Record, Trainer, TrainStatus
 
@@ -91,7 +91,7 @@ def solve(
         on_record: is given every history row.
         should_stop: asked after every step.
         log_every: steps between history rows, at which the tolerance is checked.
-        kink_width: see `isthmus.solve.certify`.
+        kink_width: see `isthmus.certificate.certify`.
 
     Raises:
         ValueError: an unknown recipe, or arguments out of range; `steps` beside stages.

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
+from isthmus.curvature.kronecker import KroneckerPreconditioner
 from isthmus.mesh import MeshScheduler
-from isthmus.solve.first_order import adam, sgd
-from isthmus.solve.kronecker import KroneckerMetric
-from isthmus.solve.lbfgs import LBFGS
-from isthmus.solve.muon import Muon
-from isthmus.solve.newton import Newton
-from isthmus.solve.objective import Evaluation, Problem
-from isthmus.solve.optimiser import Optimiser
+from isthmus.optimise.first_order import adam, sgd
+from isthmus.optimise.lbfgs import LBFGS
+from isthmus.optimise.muon import Muon
+from isthmus.optimise.newton import Newton
+from isthmus.optimise.optimiser import Optimiser
+from isthmus.optimise.settle import Settle
+from isthmus.problem import Evaluation, Problem
 from isthmus.solve.recipes import FULL_BATCH, Stage
-from isthmus.solve.settle import Settle
 
 _GAIN_OVER = 100  # steps over which `Stage.gain` is meant
 Record = dict[str, float | int | str | None]
@@ -140,7 +140,7 @@ class Trainer:
         if stage.optimiser == "muon":
             return Muon(parameters[0], parameters[1:])
         if stage.optimiser == "lbfgs":
-            metric = KroneckerMetric(problem, stage.damping, stage.sweeps)
+            metric = KroneckerPreconditioner(problem, stage.damping, stage.sweeps)
             return LBFGS(problem, stage.memory, metric, stage.refresh_every)
         if stage.optimiser == "settle":
             return Settle(problem)

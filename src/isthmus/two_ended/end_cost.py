@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from isthmus.solve.objective import Problem
+from isthmus.problem import Problem
 from isthmus.two_ended._types import Columns
 
 

@@ -1,6 +1,6 @@
 """A discretised flow linearised at its stage weights: what the metric of Newton's method is made of.
 
-The same two sweeps as `isthmus.solve.linearise`, a stage of a Runge–Kutta scheme in place of a layer.
+The same two sweeps as `isthmus.curvature.linearise`, a stage of a Runge–Kutta scheme in place of a layer.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from isthmus.two_ended.sweeps import Sweeps, adjoint_sweep, tangent_sweep
 
 
 class StageLinearisation:
-    """The outputs to first order in the stage weights; is `isthmus.solve.linearise.Linearised`.
+    """The outputs to first order in the stage weights; is `isthmus.curvature.linearise.Linearised`.
 
     Args:
         sweeps: the discretisation; `at` takes features and slopes from its last `Sweeps.gradient`.
@@ -63,6 +63,6 @@ class StageLinearisation:
         return [out]
 
     def adjoints(self, G: Tensor, select: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
-        """See `isthmus.solve.linearise.Linearised`."""
+        """See `isthmus.curvature.linearise.Linearised`."""
         s = self._sweeps
         return adjoint_sweep(s.scheme, s.h, s.L, self._square, G, lambda k: select(self.slopes[k]))

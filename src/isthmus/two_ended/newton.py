@@ -13,10 +13,10 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from isthmus.solve.dual import DualMetric
-from isthmus.solve.objective import Problem
-from isthmus.solve.truncated_cg import truncated_cg
-from isthmus.solve.trust_region import SMALLER, choose
+from isthmus.curvature.dual import DualPreconditioner
+from isthmus.optimise.truncated_cg import truncated_cg
+from isthmus.optimise.trust_region import SMALLER, choose
+from isthmus.problem import Problem
 from isthmus.two_ended._types import StageWeights
 from isthmus.two_ended.linearise import StageLinearisation
 from isthmus.two_ended.sweeps import Sweeps
@@ -90,7 +90,7 @@ def minimise(
     size, unit = float((W * scale).norm()), math.sqrt(sweeps.mu)  # a length in the metric is at least unit times that
     radius, smallest = unit * max(0.1 * size, 1e-3), unit * 1e-14 * max(size, 1e-3)
     net = StageLinearisation(sweeps)
-    metric = DualMetric(problem, net=net)
+    metric = DualPreconditioner(problem, net=net)
     products = iterations = refused = idle = 0
     best, moved = math.inf, True
 

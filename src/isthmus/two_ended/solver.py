@@ -13,7 +13,7 @@ from torch import Tensor
 
 from isthmus.activations import ReLU
 from isthmus.geodesic import Geodesic
-from isthmus.solve.objective import Problem
+from isthmus.problem import Problem
 from isthmus.two_ended._types import StageWeights, Steps
 from isthmus.two_ended.end_cost import EndCost
 from isthmus.two_ended.interpolate import between, defects, equidistribute, layer_positions, stage_positions

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from isthmus._types import Weights
 from isthmus.activations import Activation
-from isthmus.flow import FlowWorkspace
+from isthmus.flow.workspace import FlowWorkspace
 
 
 def flow_bytes(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from isthmus.solve.truncated_cg import TruncatedStep
+from isthmus.optimise.truncated_cg import TruncatedStep
 
 SMALLER = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Balls inside the trust region, as shares of its radius, whose solutions are kept."""

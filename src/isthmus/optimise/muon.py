@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from isthmus.solve.objective import Evaluation
-from isthmus.solve.optimiser import Closure, Optimiser
+from isthmus.optimise.optimiser import Closure, Optimiser
+from isthmus.problem import Evaluation
 
 # Jordan's quintic: drives every singular value into about [0.7, 1.2] in five iterations.
 _QUINTIC = (3.4445, -4.7750, 2.0315)

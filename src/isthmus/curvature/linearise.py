@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.flow import FlowWorkspace
-from isthmus.solve.objective import Problem
+from isthmus.problem import Problem
 
 
 @runtime_checkable

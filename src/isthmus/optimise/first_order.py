@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from isthmus.solve.objective import Evaluation
-from isthmus.solve.optimiser import Closure, Optimiser
+from isthmus.optimise.optimiser import Closure, Optimiser
+from isthmus.problem import Evaluation
 
 
 class FirstOrder(Optimiser):

@@ -13,7 +13,7 @@ back-propagated vector g and a feature vector s, so that
     (J Jᵀ)_ij = Σ_ℓ ρ_ℓ ⟨g_ℓi, g_ℓj⟩ ⟨s_ℓ−1,i, s_ℓ−1,j⟩     (the neural tangent kernel, Jacot et al. 2018).
 
 Where there are more directions than one can afford, the rest, summed over samples, is taken layer by layer in Kronecker
-factors (as in `isthmus.solve.kronecker`); its largest eigenvectors are further rows, each in one layer.
+factors (as in `isthmus.curvature.kronecker`); its largest eigenvectors are further rows, each in one layer.
 
 J and Jᵀ are a tangent sweep and a backward sweep. The same inverse answers what must be added to the weights to move
 the outputs by a given amount: the second-order correction (Conn, Gould and Toint 2000, section 15.3.2.3) of a step that
@@ -27,16 +27,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isthmus.solve.kronecker import robust_eigh
-from isthmus.solve.linearise import Linearisation, Linearised
-from isthmus.solve.objective import Problem
-from isthmus.solve.scaled import pieces
+from isthmus.curvature.kronecker import robust_eigh
+from isthmus.curvature.linearise import Linearisation, Linearised
+from isthmus.curvature.scaled import pieces
+from isthmus.problem import Problem
 
 _CHUNK = 2**23  # numbers in a temporary of the sweep that chooses directions
 _BLOCK = 400  # rows and columns of the kernel at a time: its temporaries should stay in the cache
 
 
-class DualMetric:
+class DualPreconditioner:
     """An approximate inverse Hessian in the variables ``√ρ_ℓ W_ℓ`` (learned ends as they are), by Woodbury's identity.
 
     Exact for the Gauss–Newton Hessian where ``limit`` is at least N n_out. Where it is less: the directions of the

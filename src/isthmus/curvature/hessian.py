@@ -1,6 +1,6 @@
 """Products with the Hessian of the objective, exact, by one tangent sweep forward and one backward.
 
-Differentiating (E8) along a direction V of the weights, after the tangent sweep of `isthmus.solve.linearise`:
+Differentiating (E8) along a direction V of the weights, after the tangent sweep of `isthmus.curvature.linearise`:
 
     Ġ_{ℓ−1} = (1−ρ_ℓL̃) Ġ_ℓ + ρ_ℓ (σ̇ ⊙ [V_ℓᵀG_ℓ + W_ℓᵀĠ_ℓ] + (σ̈/σ̇) ⊙ Ṡ_{ℓ−1} ⊙ [W_ℓᵀG_ℓ])
     (HV)_ℓ = ρ_ℓ (Ġ_ℓ Sᵀ_{ℓ−1} + G_ℓ Ṡᵀ_{ℓ−1}) + μρ_ℓ V_ℓ
@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isthmus.solve.linearise import Linearisation
-from isthmus.solve.objective import Problem
+from isthmus.curvature.linearise import Linearisation
+from isthmus.problem import Problem
 
 
 class Hessian:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from isthmus.solve.objective import Evaluation
+from isthmus.problem import Evaluation
 
 Closure = Callable[[], Evaluation]
 

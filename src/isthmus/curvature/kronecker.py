@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.solve.objective import Problem
-from isthmus.solve.scaled import pieces
+from isthmus.curvature.scaled import pieces
+from isthmus.problem import Problem
 
 
-class KroneckerMetric:
+class KroneckerPreconditioner:
     """An approximate inverse Hessian of the objective, in the variables ``√ρ_ℓ W_ℓ`` (learned ends as they are).
 
     Args:

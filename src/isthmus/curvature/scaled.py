@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from isthmus.solve.objective import Problem
+from isthmus.problem import Problem
 
 
 def pieces(v: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

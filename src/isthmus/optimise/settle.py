@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.solve.objective import Evaluation, Problem
-from isthmus.solve.optimiser import Closure, Optimiser
+from isthmus.optimise.optimiser import Closure, Optimiser
+from isthmus.problem import Evaluation, Problem
 
 
 class Settle(Optimiser):

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.solve.kronecker import KroneckerMetric
-from isthmus.solve.objective import Evaluation, Problem
-from isthmus.solve.optimiser import Closure, Optimiser
-from isthmus.solve.scaled import ScaledParameters
+from isthmus.curvature.kronecker import KroneckerPreconditioner
+from isthmus.curvature.scaled import ScaledParameters
+from isthmus.optimise.optimiser import Closure, Optimiser
+from isthmus.problem import Evaluation, Problem
 
 
 class LBFGS(Optimiser):
@@ -35,7 +35,7 @@ class LBFGS(Optimiser):
         self,
         problem: Problem,
         memory: int = 60,
-        metric: KroneckerMetric | None = None,
+        metric: KroneckerPreconditioner | None = None,
         refresh_every: int = 20,
         decrease: float = 1e-4,
         curvature: float = 0.9,

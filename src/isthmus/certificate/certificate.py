@@ -11,9 +11,9 @@ from torch import Tensor
 from isthmus._types import PerLayer
 from isthmus.activations import ReLU
 from isthmus.bottleneck import collapsed
+from isthmus.certificate.kinks import kink_residual
 from isthmus.geodesic import Geodesic
 from isthmus.mechanics import scaled_hamiltonian, stationarity_residual
-from isthmus.mechanics.kinks import kink_residual
 
 # What counts as converged: the residual of a smooth network, and of a ReLU network up to its kinks.
 RESIDUAL_CONVERGED = 1e-4

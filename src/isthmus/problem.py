@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from isthmus.activations import Activation
 from isthmus.flow import FlowWorkspace
+from isthmus.flow.recompute import RecomputeWorkspace, segment_for
 from isthmus.geodesic import Geodesic
-from isthmus.memory import RecomputeWorkspace, segment_for
 from isthmus.model import LeakyResNet
 
 Loss = Literal["mse", "cross_entropy"]

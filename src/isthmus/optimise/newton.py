@@ -1,9 +1,9 @@
 """Newton's method with truncated conjugate gradients: converges to the last digits.
 
-Exact Hessian products (`isthmus.solve.hessian`), a trust region measured in the metric of all layers together
-(`isthmus.solve.dual`), negative curvature followed to its boundary, and second-order corrections: near a critical point
-the network fits, and a straight step leaves the bent surface of networks that fit. Variables are ``√ρ_ℓ W_ℓ``. For
-smooth σ; on ReLU's pieces it ignores the kinks, and stops where they are in the way.
+Exact Hessian products (`isthmus.curvature.hessian`), a trust region measured in the metric of all layers together
+(`isthmus.curvature.dual`), negative curvature followed to its boundary, and second-order corrections: near a critical
+point the network fits, and a straight step leaves the bent surface of networks that fit. Variables are ``√ρ_ℓ W_ℓ``.
+For smooth σ; on ReLU's pieces it ignores the kinks, and stops where they are in the way.
 """
 
 import math
@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.solve.dual import DualMetric
-from isthmus.solve.hessian import Hessian
-from isthmus.solve.kronecker import KroneckerMetric
-from isthmus.solve.objective import Evaluation, Problem
-from isthmus.solve.optimiser import Closure, Optimiser
-from isthmus.solve.scaled import ScaledParameters
-from isthmus.solve.truncated_cg import TruncatedStep, truncated_cg
-from isthmus.solve.trust_region import SMALLER, Restorer, choose
+from isthmus.curvature.dual import DualPreconditioner
+from isthmus.curvature.hessian import Hessian
+from isthmus.curvature.kronecker import KroneckerPreconditioner
+from isthmus.curvature.scaled import ScaledParameters
+from isthmus.optimise.optimiser import Closure, Optimiser
+from isthmus.optimise.truncated_cg import TruncatedStep, truncated_cg
+from isthmus.optimise.trust_region import SMALLER, Restorer, choose
+from isthmus.problem import Evaluation, Problem
 
 # Below this fraction of the objective a predicted decrease drowns in the rounding of the objective itself.
 _RESOLUTION = {torch.float32: 1e-7, torch.float64: 1e-13}
@@ -35,7 +35,7 @@ class Newton(Optimiser):
 
     Args:
         problem: whose parameters, gradients and Hessian are used.
-        metric: the preconditioner; by default `DualMetric`. With `KroneckerMetric` there are no corrections.
+        metric: the preconditioner, `DualPreconditioner` by default. `KroneckerPreconditioner` makes no corrections.
         refresh_every: steps taken between two measurements of the metric.
         limit: Hessian products a step at most.
         tolerance: finished when every layer's stationarity residual is below.
@@ -45,15 +45,15 @@ class Newton(Optimiser):
     def __init__(
         self,
         problem: Problem,
-        metric: KroneckerMetric | DualMetric | None = None,
+        metric: KroneckerPreconditioner | DualPreconditioner | None = None,
         refresh_every: int = 2,
         limit: int = 300,
         tolerance: float = 0.0,
         corrections: int = 4,
     ) -> None:
         self.problem, self.refresh_every, self.limit, self.tolerance = problem, refresh_every, limit, tolerance
-        self.metric = DualMetric(problem) if metric is None else metric
-        self.corrections = corrections if isinstance(self.metric, DualMetric) else 0
+        self.metric = DualPreconditioner(problem) if metric is None else metric
+        self.corrections = corrections if isinstance(self.metric, DualPreconditioner) else 0
         self.products = 0
         self._hessians: dict[torch.dtype, Hessian] = {}
         self._hessian: Hessian | None = None  # the one that is linearised at the present point
@@ -88,7 +88,7 @@ class Newton(Optimiser):
     def _restorer(self, hessian: Hessian, scaled: ScaledParameters) -> Restorer:
         """The outputs should be where they are to first order."""
         metric, model = self.metric, self.problem.model
-        assert isinstance(metric, DualMetric)
+        assert isinstance(metric, DualPreconditioner)
 
         def restorer(step: Tensor) -> Callable[[], Tensor]:
             target = hessian.tangent(scaled.unflatten(step)).add_(hessian.outputs)

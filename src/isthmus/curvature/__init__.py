@@ -1,0 +1,23 @@
+"""The objective to second order: linearised outputs, exact Hessian products, and preconditioners."""
+
+from isthmus.curvature.dual import DualPreconditioner
+from isthmus.curvature.hessian import Hessian
+from isthmus.curvature.kronecker import KroneckerPreconditioner
+from isthmus.curvature.linearise import Linearisation, Linearised
+from isthmus.curvature.scaled import ScaledParameters
+
+__all__ = [
+    "DualPreconditioner",
+    "Hessian",
+    "KroneckerPreconditioner",
+    "Linearisation",
+    "Linearised",
+    "ScaledParameters",
+]
+    "DualPreconditioner",
+    "Hessian",
+    "KroneckerPreconditioner",
+    "Linearisation",
+    "Linearised",
+    "ScaledParameters",
+]
