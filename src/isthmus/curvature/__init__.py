@@ -14,10 +14,3 @@ __all__ = [
     "Linearised",
     "ScaledParameters",
 ]
-    "DualPreconditioner",
-    "Hessian",
-    "KroneckerPreconditioner",
-    "Linearisation",
-    "Linearised",
-    "ScaledParameters",
-]
