@@ -39,7 +39,7 @@ def cost_when_cut(problem: Problem, rank: int, states: range) -> float:
             A = (U[:, :rank] * s[:rank]) @ V[:rank]
         S = model.activation.features(A.T).T
         A = (1 - r * model.effective_depth) * A + r * model.weight[layer] @ S
-    return float(problem.end(model.out_map @ A, problem.y)[0])
+    return float(problem.loss.evaluate(model.out_map @ A, problem.y)[0])
 
 
 def look(problem: Problem) -> dict[str, Any]:

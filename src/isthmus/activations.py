@@ -95,8 +95,8 @@ class ReLU(Activation):
         return False
 
     def value(self, z: Float[Tensor, "..."], out: Tensor | None = None) -> Float[Tensor, "..."]:
-        """``max(z, 0)``."""
-        return torch.clamp_min(z, 0) if out is None else torch.clamp_min(z, 0, out=out)
+        """``max(z, 0)``; under autograd with derivative 0 at 0, as `derivative` has it (`clamp_min` has 1 there)."""
+        return torch.relu(z) if out is None else torch.clamp_min(z, 0, out=out)
 
     def derivative(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """1 where ``z > 0``, else 0."""

@@ -1,21 +1,20 @@
 """The objective (E3) of a model on data: value, gradient, residual and geodesic, by the fused flow."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from isthmus.activations import Activation
-from isthmus.flow import FlowWorkspace
-from isthmus.flow.recompute import RecomputeWorkspace, segment_for
+from isthmus.flow import FlowWorkspace, RecomputeWorkspace, segment_for
 from isthmus.geodesic import Geodesic
+from isthmus.loss import Loss, loss_of
+from isthmus.mechanics.invariants import relative_residual
 from isthmus.model import LeakyResNet
 
-Loss = Literal["mse", "cross_entropy"]
 Memory = Literal["store", "recompute"]
 
 
@@ -34,6 +33,14 @@ class Evaluation:
     penalty: float
 
 
+class _Swept(NamedTuple):
+    """The last sweep of the full batch: where its features are (None: overwritten), squared weights, step-sizes."""
+
+    flow: FlowWorkspace | RecomputeWorkspace | None
+    squares: Tensor
+    rho: list[float]
+
+
 class Problem:
     """A model, its data and the weight decay: the objective (E3), arXiv:2405.17573.
 
@@ -44,7 +51,8 @@ class Problem:
         model: the network; its parameters are read and written in place.
         x: inputs ``(samples, in_features)``.
         y: targets ``(samples, out_features)``, or class indices ``(samples,)`` for cross-entropy.
-        loss: ``mse``, ``(1/N) Σ_i ‖y_i − f(x_i)‖²`` (summed over outputs), or ``cross_entropy`` (mean).
+        loss: ``mse``, ``(1/N) Σ_i ‖y_i − f(x_i)‖²`` (summed over outputs), ``cross_entropy`` (mean), or any
+            `isthmus.loss.Loss`.
         mu: weight decay μ > 0; 0.001 in the paper.
         x_test: inputs of the test part, or None.
         y_test: targets of the test part.
@@ -70,7 +78,7 @@ class Problem:
         x: Float[Tensor, "samples in_features"],
         y: Tensor,
         *,
-        loss: Loss = "mse",
+        loss: str | Loss = "mse",
         mu: float = 1e-3,
         x_test: Tensor | None = None,
         y_test: Tensor | None = None,
@@ -78,8 +86,6 @@ class Problem:
         activation: Activation | None = None,
         effective_depth: float | None = None,
     ) -> None:
-        if loss not in ("mse", "cross_entropy"):
-            raise ValueError(f"loss must be 'mse' or 'cross_entropy', got {loss!r}")
         if not isinstance(model, LeakyResNet):
             raise TypeError(f"model must be a LeakyResNet, got {type(model).__name__}")
         for name, value in (("x", x), ("y", y), ("x_test", x_test), ("y_test", y_test)):
@@ -92,7 +98,7 @@ class Problem:
         whole = isinstance(memory, int) and not isinstance(memory, bool)
         if not whole and memory not in ("store", "recompute"):
             raise ValueError(f"memory must be 'store', 'recompute' or a whole number of bytes, got {memory!r}")
-        self.model, self.loss, self.mu = model, loss, float(mu)
+        self.model, self.loss, self.mu = model, loss_of(loss), float(mu)
         self.activation = model.activation if activation is None else activation
         if self.activation.extra != model.activation.extra:
             raise ValueError(
@@ -109,9 +115,7 @@ class Problem:
         if x_test is not None and y_test is not None and x_test.shape[0] > 0:
             self.x_test, self.y_test = self._data(x_test, y_test, "test")
         self._workspaces: dict[tuple[int, bool], FlowWorkspace | RecomputeWorkspace] = {}
-        self._squares: Tensor | None = None  # of the weights at the last full evaluation: which weights its path is of
-        # buffers that hold the features of the full batch, and what they are of: squares and step-sizes
-        self._swept: tuple[object, Tensor, list[float]] | None = None
+        self._swept: _Swept | None = None
 
     def _data(self, x: Tensor, y: Tensor, part: str) -> tuple[Tensor, Tensor]:
         model, weight = self.model, self.model.weight
@@ -119,21 +123,9 @@ class Problem:
             raise ValueError(
                 f"{part} inputs must be (samples, {model.in_features}) with at least one row, got {tuple(x.shape)}"
             )
-        expected = (x.shape[0],) if self.loss == "cross_entropy" else (x.shape[0], model.out_features)
-        if tuple(y.shape) != expected:
-            raise ValueError(f"{part} targets must be {expected} for {self.loss}, got {tuple(y.shape)}")
-        x = x.to(dtype=weight.dtype, device=weight.device)
-        if self.loss == "mse":
-            # columns in memory, as the states are: to subtract rows from columns takes as long as a pass over a state
-            return x, y.to(dtype=weight.dtype, device=weight.device).T.contiguous().T
-        if y.is_floating_point() or y.dtype == torch.bool:
-            raise ValueError(f"{part} targets must be integer class indices for cross_entropy, got {y.dtype}")
-        y = y.to(dtype=torch.int64, device=weight.device)
-        if int(y.min()) < 0 or int(y.max()) >= model.out_features:
-            raise ValueError(
-                f"{part} class indices must lie in 0..{model.out_features - 1}, got {int(y.min())}..{int(y.max())}"
-            )
-        return x, y
+        self.loss.check(y, x.shape[0], model.out_features, part)
+        kind: dict[str, Any] = {"dtype": weight.dtype, "device": weight.device}
+        return x.to(**kind), self.loss.convert(y, **kind)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -207,19 +199,6 @@ class Problem:
             effective_depth=self.effective_depth if effective_depth is None else effective_depth,
         )
 
-    def end(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Data cost, and its gradient with respect to ``outputs`` ``(out, samples)``."""
-        samples = outputs.shape[1]
-        if self.loss == "mse":
-            error = outputs - y.T
-            cost = torch.linalg.vector_norm(error, dtype=torch.float64).square() / samples
-            return cost, error.mul_(2 / samples)
-        log_p = torch.log_softmax(outputs, dim=0)
-        gradient = log_p.exp()
-        index = torch.arange(samples, device=outputs.device)
-        gradient[y, index] -= 1
-        return -log_p[y, index].mean(dtype=torch.float64), gradient / samples
-
     @torch.no_grad()
     def evaluate(self, batch: Tensor | None = None, gradient: bool = True) -> Evaluation:
         """Evaluate the objective, and write its gradient to every parameter's ``.grad``.
@@ -232,14 +211,13 @@ class Problem:
         x, y = (self.x, self.y) if batch is None else (self.x[batch], self.y[batch])
         flow, rho = self._workspace(x.shape[0]), model.rho.tolist()
         A_end = self._sweep(flow, x, rho)
-        cost, d_outputs = self.end(model.out_map @ A_end, y)
+        cost, d_outputs = self.loss.evaluate(model.out_map @ A_end, y)
         # sums in float64: in float32 the line search could not see small decreases
         squares = self._squared_weights()
         if batch is None:
-            self._squares = squares
-            self._swept = (flow, squares, rho)
-        elif self._swept is not None and self._swept[0] is flow:
-            self._swept = None  # as many rows, but others: the buffers hold these now
+            self._swept = _Swept(flow, squares, rho)
+        elif self._swept is not None and self._swept.flow is flow:
+            self._swept = self._swept._replace(flow=None)  # the same number of rows, but others
         learned = model.ends == "learned"
         sums = [cost.reshape(1), squares]
         if learned:
@@ -276,9 +254,7 @@ class Problem:
         """
         weight = self.model.weight
         assert weight.grad is not None
-        off = weight.grad.norm(dim=(1, 2)) / (self.mu * self.model.rho)
-        size = weight.norm(dim=(1, 2))
-        return torch.where(off == 0, off, off / size)
+        return relative_residual(weight.grad.norm(dim=(1, 2)) / (self.mu * self.model.rho), weight)
 
     @torch.no_grad()
     def workspace(self, path: bool = True) -> FlowWorkspace:
@@ -299,8 +275,8 @@ class Problem:
             )
         if path and not self._workspace(samples).keeps_path:
             self.keep_path = True
-            if self._squares is not None:
-                if not torch.equal(self._squares, self._squared_weights()):
+            if self._swept is not None:
+                if not torch.equal(self._swept.squares, self._squared_weights()):
                     raise RuntimeError(
                         "the path of the last evaluation was not kept, and the weights have moved since: evaluate "
                         "again (paths are kept from now on), or set problem.keep_path = True beforehand"
@@ -322,53 +298,12 @@ class Problem:
         flow, rho = self.workspace(path=False), self.model.rho.tolist()
         squares = self._squared_weights()
         if self._swept is not None and self.model.ends != "learned":
-            swept, of_squares, of_rho = self._swept
-            if swept is flow and of_rho == rho and torch.equal(of_squares, squares):
+            swept = self._swept
+            if swept.flow is flow and swept.rho == rho and torch.equal(swept.squares, squares):
                 return flow
         self._sweep(flow, self.x, rho)
-        self._squares, self._swept = squares, (flow, squares, rho)
+        self._swept = _Swept(flow, squares, rho)
         return flow
-
-    def output_hessian(
-        self, outputs: Float[Tensor, "out samples"], tangent: Float[Tensor, "out samples"]
-    ) -> Float[Tensor, "out samples"]:
-        """The Hessian of the data cost in the outputs times a tangent; block diagonal, a block a sample."""
-        samples = outputs.shape[1]
-        if self.loss == "mse":
-            return tangent * (2 / samples)
-        p = torch.softmax(outputs, dim=0)
-        v = p * tangent
-        return (v - p * v.sum(dim=0)) / samples
-
-    def output_root(self, outputs: Float[Tensor, "out samples"]) -> Float[Tensor, "samples out columns"]:
-        """Roots R of each sample's block of the Hessian of the data cost in the outputs, ``R Rᵀ``."""
-        out, samples = outputs.shape
-        eye = torch.eye(out, dtype=outputs.dtype, device=outputs.device)
-        if self.loss == "mse":
-            return (eye * math.sqrt(2 / samples)).expand(samples, out, out)
-        root_p = torch.softmax(outputs, dim=0).sqrt().T  # diag(p) − ppᵀ, and 1 − √p√pᵀ is its own square
-        return root_p[:, :, None] * (eye - root_p[:, :, None] * root_p[:, None, :]) / math.sqrt(samples)
-
-    @property
-    def output_curvature(self) -> float:
-        """Factor of the Hessian of a sample's cost in its outputs: 2 for ``‖y − f‖²``, 1 for cross-entropy."""
-        return 2.0 if self.loss == "mse" else 1.0
-
-    def curvature_sample(
-        self, outputs: Float[Tensor, "out samples"], generator: torch.Generator
-    ) -> Float[Tensor, "out samples"]:
-        """Random columns whose covariance is the Hessian of each sample's cost in its outputs (over the factor).
-
-        Standard normal for the squared error; ``softmax − e_c`` with a class c drawn from the softmax for
-        cross-entropy, of covariance ``diag(p) − ppᵀ``.
-        """
-        if self.loss == "mse":
-            noise = torch.randn(outputs.shape, generator=generator, dtype=outputs.dtype)
-            return noise.to(outputs.device)
-        p = torch.softmax(outputs, dim=0)
-        drawn = torch.multinomial(p.T.cpu(), 1, generator=generator)[:, 0].to(outputs.device)
-        p[drawn, torch.arange(p.shape[1], device=outputs.device)] -= 1
-        return p
 
     @torch.no_grad()
     def last_path(self) -> Float[Tensor, "layers_plus_1 width samples"]:
@@ -386,9 +321,8 @@ class Problem:
     def score(self, x: Tensor, y: Tensor) -> tuple[float, float | None]:
         """Data cost and, for classes, accuracy of the model on any rows."""
         outputs = self.model(x).T
-        cost = float(self.end(outputs, y)[0])
-        accuracy = float((outputs.argmax(dim=0) == y).double().mean()) if self.loss == "cross_entropy" else None
-        return cost, accuracy
+        accuracy = self.loss.accuracy(outputs, y)
+        return float(self.loss.evaluate(outputs, y)[0]), accuracy
 
     @torch.no_grad()
     def geodesic(self, status: str = "unknown") -> Geodesic:
@@ -406,17 +340,15 @@ class Problem:
             keep_gradients=True,
         )
         W, rho = model.weight.detach().to(wide, copy=True), model.rho.to(wide, copy=True)
-        y = self.y if self.loss == "cross_entropy" else self.y.to(wide)
         steps: Sequence[float] = rho.tolist()
         torch.mm(model.in_map.to(wide), self.x.to(wide).T, out=flow.start)
         outputs = model.out_map.to(wide) @ flow.forward(W, steps)
-        cost, d_outputs = self.end(outputs, y)
+        cost, d_outputs = self.loss.evaluate(outputs, self.loss.convert(self.y, wide, model.weight.device))
         torch.mm(model.out_map.to(wide).T, d_outputs, out=flow.gradient(model.depth))
         flow.backward(W, steps, 0.0, None)
         penalty = (W.square().sum(dim=(1, 2)) * rho).sum()
         if model.ends == "learned":
             penalty = penalty + model.in_map.double().square().sum() + model.out_map.double().square().sum()
-        colours = (self.y if self.loss == "cross_entropy" else self.y[:, 0]).to(wide)
         return Geodesic(
             W=W,
             rho=rho,
@@ -427,6 +359,6 @@ class Problem:
             activation=self.activation,
             objective=float(cost + 0.5 * self.mu * penalty),
             data_cost=float(cost),
-            colours=colours,
+            colours=self.loss.colours(self.y),
             status=status,
         )

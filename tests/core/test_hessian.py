@@ -35,7 +35,7 @@ def names_of(problem):
 def objective(problem, *parameters):
     model, names = problem.model, names_of(problem)
     outputs = torch.func.functional_call(model, dict(zip(names, parameters, strict=True)), (problem.x,))
-    if problem.loss == "mse":
+    if not problem.loss.classes:
         cost = (outputs - problem.y).square().sum() / len(problem.x)
     else:
         cost = torch.nn.functional.cross_entropy(outputs, problem.y)

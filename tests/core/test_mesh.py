@@ -154,6 +154,16 @@ def test_interpolated_weights_are_exact_for_linear_ones_and_the_same_on_the_same
     torch.testing.assert_close(moved, slope * want[:, None, None])
 
 
+def test_interpolated_weights_are_exact_for_linear_ones_beyond_the_outermost_midpoints():
+    old = Equidistant().init(10, 1.0).rho
+    new = Irregular(irregularity=0.8).init(10, 1.0).rho
+    slope, middle = torch.randn(1, 3, 4, dtype=F64), (old.cumsum(0) - old / 2)
+    want = new.cumsum(0) - new / 2
+    assert want[0] < middle[0] and want[-1] > middle[-1]
+    moved = interpolate_weights(slope * middle[:, None, None], old, new)
+    torch.testing.assert_close(moved, slope * want[:, None, None])
+
+
 def test_scheduler_moves_the_buffer_every_k_calls_and_freezes():
     model, x = net(), torch.randn(20, 4, dtype=F64)
     scheduler = MeshScheduler(model, Adaptive(), x, every=3, freeze_after=7, transfer=None)

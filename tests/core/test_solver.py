@@ -267,7 +267,7 @@ def test_kronecker_metric_inverts_the_hessian_of_one_linear_layer():
 def test_cross_entropy_curvature_sample_has_the_hessian_as_covariance():
     p = problem(classes=True)
     outputs = torch.randn(4, 1, dtype=F64).expand(4, 40_000).contiguous()
-    sample = p.curvature_sample(outputs, torch.Generator().manual_seed(0))
+    sample = p.loss.sample(outputs, torch.Generator().manual_seed(0))
     prob = torch.softmax(outputs[:, 0], 0)
     hessian = torch.diag(prob) - torch.outer(prob, prob)
     torch.testing.assert_close(sample @ sample.T / 40_000, hessian, rtol=0, atol=0.01)

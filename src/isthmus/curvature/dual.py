@@ -92,7 +92,7 @@ class DualPreconditioner:
         net.at(point)
         W = net.point[0]
         self._roots = torch.tensor(net.measure, dtype=W.dtype, device=W.device).sqrt()[:, None, None]
-        roots = self.problem.output_root(net.outputs).contiguous()  # (samples, out, columns)
+        roots = self.problem.loss.root(net.outputs).contiguous()  # (samples, out, columns)
         # of the rows that are Kronecker eigenvectors: bases of every layer; layer, left, right; root of the curvature
         self._bases: tuple[Tensor, Tensor] | None = None
         self._chosen = W.new_zeros((3, 0), dtype=torch.int64)

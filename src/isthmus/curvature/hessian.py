@@ -46,7 +46,7 @@ class Hessian:
         problem, net = self.problem, self._net
         depth, flow = len(net.W), net.flow
         net.at([p.detach() for p in problem.parameters])  # copies: products are wanted also when they have moved on
-        _, d_outputs = problem.end(net.outputs.to(problem.x.dtype), problem.y)
+        _, d_outputs = problem.loss.evaluate(net.outputs.to(problem.x.dtype), problem.y)
         self._d_outputs = d_outputs.to(self.dtype)
         torch.mm(net.out_map.T, self._d_outputs, out=flow.gradient(depth))
         flow.backward(net.W, net.measure, 0.0, None)
@@ -74,7 +74,7 @@ class Hessian:
         direction = [v.to(self.dtype) for v in direction]
         dG, pulled = self._dG, self._pulled
         learned, full = net.learned, not self.gauss_newton
-        d_tangent = problem.output_hessian(net.outputs, net.tangent(direction))
+        d_tangent = problem.loss.curvature(net.outputs, net.tangent(direction))
         torch.mm(net.out_map.T, d_tangent, out=dG)
         out = [torch.empty_like(v) for v in direction]
         V, V_T, HV = direction[0].unbind(), direction[0][:, :, : len(dG)].mT.unbind(), out[0].unbind()

@@ -54,11 +54,11 @@ class KroneckerPreconditioner:
         outputs = model.out_map @ flow.end
         gamma = model.weight.new_zeros((L + 1, w, w))
         for _ in range(self.sweeps):
-            flow.gradient(L).copy_(model.out_map.T @ problem.curvature_sample(outputs, generator))
+            flow.gradient(L).copy_(model.out_map.T @ problem.loss.sample(outputs, generator))
             flow.backward(model.weight, rho, 0.0, None, learned, visit=lambda layer, G: gamma[layer].addmm_(G, G.T))
         gamma /= samples * self.sweeps
         features = torch.bmm(flow.S, flow.S.mT) / samples
-        scale = problem.output_curvature * self.damping
+        scale = problem.loss.curvature_factor * self.damping
         self._bases = [self._invert(gamma[1:], features, scale * model.rho[:, None, None])]
         if learned:
             x, A_end = problem.x.T, flow.end

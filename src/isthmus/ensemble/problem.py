@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from isthmus.ensemble.flow import EnsembleFlow, Steps
+from isthmus.mechanics.invariants import relative_residual
 from isthmus.problem import Problem
 
 # Bytes of one state of a group of members on a CPU: beyond this the buffers leave the cache, and groups in turn are
@@ -42,7 +43,7 @@ def _differences(first: Problem, other: Problem) -> list[str]:
     for name, mine, theirs in (
         ("activation", first.activation, other.activation),
         ("samples", first.x.shape[0], other.x.shape[0]),
-        ("loss", first.loss, other.loss),
+        ("loss", first.loss.name, other.loss.name),
         ("dtype", first.model.weight.dtype, other.model.weight.dtype),
         ("device", first.model.weight.device, other.model.weight.device),
     ):
@@ -93,7 +94,8 @@ class EnsembleProblem:
         self._steps = self._numbers()
         self._decay = torch.tensor([p.mu for p in problems], dtype=torch.float64, device=self.weight.device)
         self._x = torch.stack([p.x.T for p in problems])
-        self._y = torch.stack([p.y.mT if self.loss == "mse" else p.y for p in problems])
+        self._y = torch.stack([p.y for p in problems])
+        self._y = self.loss.convert(self._y, **kind)
         if group is None:
             size = model.width * self.samples * self.weight.element_size()
             group = len(problems)
@@ -132,7 +134,7 @@ class EnsembleProblem:
         flow.set_members(W.shape[0])
         torch.bmm(in_map, x, out=flow.start)
         A_end = flow.forward(W, steps)
-        cost, d_outputs = self._end(torch.bmm(out_map, A_end), self._y[part])
+        cost, d_outputs = self.loss.evaluate(torch.bmm(out_map, A_end), self._y[part])
         if not gradient:
             return cost
         if self.learned:
@@ -145,25 +147,12 @@ class EnsembleProblem:
             torch.baddbmm(in_map * decay[:, None, None], G0, x.mT, out=self.in_map.grad[part])  # type: ignore[index]
         return cost
 
-    def _end(self, outputs: Float[Tensor, "group out samples"], y: Tensor) -> tuple[Tensor, Tensor]:
-        """Data costs, and their gradient with respect to ``outputs``; see `isthmus.solve.Problem.end`."""
-        if self.loss == "mse":
-            error = outputs - y
-            cost = torch.linalg.vector_norm(error, dim=(1, 2), dtype=torch.float64).square() / self.samples
-            return cost, error.mul_(2 / self.samples)
-        log_p = torch.log_softmax(outputs, dim=1)
-        index = y[:, None]
-        cost = -log_p.gather(1, index).mean(dim=(1, 2), dtype=torch.float64)
-        gradient = log_p.exp()
-        gradient.scatter_add_(1, index, gradient.new_full((), -1.0).expand(index.shape))
-        return cost, gradient / self.samples
-
     @torch.no_grad()
     def residual(self) -> Float[Tensor, "members layers"]:
         """Stationarity residual of every layer from the gradient of the last evaluation, as in `Problem.residual`."""
         assert self.weight.grad is not None
         off = self.weight.grad.norm(dim=(2, 3)) / (self._decay[:, None] * self.rho).to(self.rho.dtype)
-        return torch.where(off == 0, off, off / self.weight.norm(dim=(2, 3)))
+        return relative_residual(off, self.weight)
 
     @torch.no_grad()
     def write_back(self) -> None:

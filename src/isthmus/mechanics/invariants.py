@@ -3,9 +3,23 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from isthmus._types import Path, PerLayer, StepSizesVector, Weights
 from isthmus.activations import Activation
+
+
+def relative_residual(
+    off: Float[Tensor, "*members layers"], W: Float[Tensor, "*members layers width width_in"]
+) -> Tensor:
+    """``off/‖W‖_F`` per layer: 0 where both are 0, infinity where only the weights are. The one rule for residuals.
+
+    Args:
+        off: norms of what a layer's gradient lacks to 0, in units of the weights: ``‖∂/∂W_ℓ‖/(μρ_ℓ)``.
+        W: weights.
+    """
+    return torch.where(off == 0, off, off / W.norm(dim=(-2, -1)))
 
 
 def stationarity_residual(A: Path, M: Path, W: Weights, activation: Activation) -> PerLayer:
@@ -22,8 +36,7 @@ def stationarity_residual(A: Path, M: Path, W: Weights, activation: Activation) 
         activation: σ.
     """
     optimal = M[1:].mT @ activation.features(A[:-1])
-    off = (W - optimal).norm(dim=(1, 2))
-    return torch.where(off == 0, off, off / W.norm(dim=(1, 2)))
+    return relative_residual((W - optimal).norm(dim=(1, 2)), W)
 
 
 def balancedness_defect(W: Weights, rho: StepSizesVector, effective_depth: float) -> PerLayer:

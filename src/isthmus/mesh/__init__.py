@@ -3,8 +3,9 @@
 from isthmus.mesh.adaptive import Adaptive
 from isthmus.mesh.base import MeshState, StepSizeRule, relative_changes
 from isthmus.mesh.equidistant import Equidistant
+from isthmus.mesh.interpolate import interpolate_weights, layer_midpoints, weights_at
 from isthmus.mesh.irregular import Irregular
-from isthmus.mesh.scheduler import MeshScheduler, interpolate_weights
+from isthmus.mesh.scheduler import MeshScheduler
 
 __all__ = [
     "Adaptive",
@@ -14,5 +15,7 @@ __all__ = [
     "MeshState",
     "StepSizeRule",
     "interpolate_weights",
+    "layer_midpoints",
     "relative_changes",
+    "weights_at",
 ]

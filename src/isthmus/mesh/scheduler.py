@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isthmus._types import StepSizesVector, Weights
 from isthmus.mesh.base import MeshState, StepSizeRule, relative_changes
+from isthmus.mesh.interpolate import interpolate_weights
 
 
 @runtime_checkable
@@ -24,21 +24,6 @@ class Meshed(Protocol):
 
     def set_step_sizes(self, rho: Tensor) -> None:
         """Replace ρ."""
-
-
-def interpolate_weights(W: Weights, old: StepSizesVector, new: StepSizesVector) -> Weights:
-    """Move the weights with p: read ``W_p``, linear between the layers' midpoints, at the new midpoints.
-
-    Beyond the outermost midpoints the end weights continue as constants.
-    """
-    old, new = old.double(), new.double()
-    at = (old.cumsum(0) - old / 2).contiguous()
-    want = (new.cumsum(0) - new / 2).contiguous()
-    if at.shape[0] == 1:
-        return W.clone()
-    right = torch.searchsorted(at, want).clamp(1, at.shape[0] - 1)
-    t = ((want - at[right - 1]) / (at[right] - at[right - 1])).clamp(0, 1).to(W)[:, None, None]
-    return torch.lerp(W[right - 1], W[right], t)
 
 
 class MeshScheduler:

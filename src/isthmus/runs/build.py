@@ -3,7 +3,7 @@
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from isthmus.activations import Activation
     from isthmus.mesh import StepSizeRule
     from isthmus.model import LeakyResNet
-    from isthmus.problem import Loss
     from isthmus.solve import Trainer
     from isthmus.tasks import Task
 
@@ -162,7 +161,7 @@ def build(config: RunConfig) -> Built:
         model,
         data.x_train,
         data.y_train,
-        loss=cast("Loss", task.loss),
+        loss=task.loss,
         mu=train.mu,
         x_test=data.x_test if tested else None,
         y_test=data.y_test if tested else None,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,7 +20,6 @@ from isthmus.runs.state import StateError, load_state, save_state
 
 if TYPE_CHECKING:
     from isthmus.model import LeakyResNet
-    from isthmus.problem import Loss
     from isthmus.problem import Problem as Objective
     from isthmus.runs.build import Built
     from isthmus.solve import Trainer
@@ -306,7 +305,7 @@ def load_run_problem(folder: str | Path) -> "Objective":
     task = building.build_task(config)
     if mark is not None and mark != building.fingerprint(task):
         raise StateError(f"the data of {task.name!r} are not those that {place.path} was trained on; put them back")
-    model, loss = _rebuild(weights, config, "cpu").double(), cast("Loss", task.loss)
+    model, loss = _rebuild(weights, config, "cpu").double(), task.loss
     return Objective(model, task.x_train, task.y_train, loss=loss, mu=config.train.mu)
 
 

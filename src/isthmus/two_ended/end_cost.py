@@ -27,29 +27,17 @@ class EndCost:
         self.loss = problem.loss
         self.start: Tensor = (model.in_map.detach().double() @ problem.x.double().T).contiguous()
         self.out_map = model.out_map.detach().double()
-        self._y = problem.y if self.loss == "cross_entropy" else problem.y.double().T
+        self._y = self.loss.convert(problem.y, torch.float64, problem.x.device)
         self.samples = problem.x.shape[0]
 
     def value(self, A: Columns) -> float:
         """The data cost."""
-        outputs = self.out_map @ A
-        if self.loss == "mse":
-            return float((outputs - self._y).square().sum() / self.samples)
-        return float(torch.nn.functional.cross_entropy(outputs.T, self._y))
+        return float(self.loss.evaluate(self.out_map @ A, self._y)[0])
 
     def gradient(self, A: Columns) -> Columns:
         """``∂C/∂A_1``."""
-        outputs = self.out_map @ A
-        if self.loss == "mse":
-            return self.out_map.T @ ((outputs - self._y) * (2 / self.samples))
-        p = torch.softmax(outputs, dim=0)
-        p[self._y, torch.arange(self.samples)] -= 1
-        return self.out_map.T @ (p / self.samples)
+        return self.out_map.T @ self.loss.evaluate(self.out_map @ A, self._y)[1]
 
     def curvature(self, A: Columns, dA: Columns) -> Columns:
         """``∂²C/∂A_1² · dA``."""
-        d = self.out_map @ dA
-        if self.loss == "mse":
-            return self.out_map.T @ (d * (2 / self.samples))
-        p = torch.softmax(self.out_map @ A, dim=0)
-        return self.out_map.T @ ((p * d - p * (p * d).sum(0)) / self.samples)
+        return self.out_map.T @ self.loss.curvature(self.out_map @ A, self.out_map @ dA)

@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isthmus._types import Weights
 from isthmus.activations import Activation
 from isthmus.two_ended._types import NodePath, Points, Steps
 from isthmus.two_ended.schemes import Scheme
@@ -83,17 +82,3 @@ def stage_positions(steps: Steps, scheme: Scheme) -> Float[Tensor, "stages"]:
     """Where in [0, 1] the stages of every step lie."""
     starts = steps.cumsum(0) - steps
     return (starts[:, None] + steps[:, None] * torch.tensor(scheme.c, dtype=steps.dtype)).flatten()
-
-
-def layer_positions(rho: Float[Tensor, "layers"]) -> Float[Tensor, "layers"]:
-    """The midpoint of each layer: where a piecewise constant ``W_ℓ`` is second-order accurate."""
-    return rho.cumsum(0) - rho / 2
-
-
-def between(W: Weights, at: Float[Tensor, "layers"], p: Points) -> Float[Tensor, "points width width_in"]:
-    """Weights known at increasing positions, linear in between and beyond."""
-    if len(at) == 1:
-        return W.expand(len(p), *W.shape[1:]).clone()
-    n = (torch.searchsorted(at, p, right=True) - 1).clamp(0, len(at) - 2)
-    t = ((p - at[n]) / (at[n + 1] - at[n]))[:, None, None]
-    return (1 - t) * W[n] + t * W[n + 1]

@@ -10,8 +10,9 @@ from isthmus._types import PerLayer
 from isthmus.activations import Activation
 from isthmus.geodesic import Geodesic
 from isthmus.mechanics import scaled_hamiltonian, stationarity_residual
+from isthmus.mesh import layer_midpoints
 from isthmus.two_ended._types import NodePath, NodeWeights, Points, StageWeights, Steps
-from isthmus.two_ended.interpolate import hermite, layer_positions, velocities
+from isthmus.two_ended.interpolate import hermite, velocities
 from isthmus.two_ended.newton import TwoEndedStatus
 
 
@@ -138,7 +139,7 @@ class TwoEnded:
         """
         check_same_problem(geodesic, self.effective_depth, self.weight_decay, self.activation, self.A[0])
         A, _ = self.at(geodesic.positions.clamp(0, 1))
-        W = self.weights_at(layer_positions(geodesic.rho))
+        W = self.weights_at(layer_midpoints(geodesic.rho))
         staggered = [
             scaled_hamiltonian(before, after, self.effective_depth, self.activation)
             for before, after in zip(geodesic.A[:-1], geodesic.M[1:], strict=True)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from isthmus.activations import ReLU
 from isthmus.geodesic import Geodesic
+from isthmus.mesh import layer_midpoints, weights_at
 from isthmus.problem import Problem
 from isthmus.two_ended._types import StageWeights, Steps
 from isthmus.two_ended.end_cost import EndCost
-from isthmus.two_ended.interpolate import between, defects, equidistribute, layer_positions, stage_positions
+from isthmus.two_ended.interpolate import defects, equidistribute, stage_positions
 from isthmus.two_ended.newton import NewtonResult, TwoEndedStatus, minimise
 from isthmus.two_ended.schemes import Scheme, scheme_of_order
 from isthmus.two_ended.solution import TwoEnded, check_same_problem
@@ -27,7 +28,7 @@ def _start_weights(start: Geodesic | TwoEnded, steps: Steps, scheme: Scheme) -> 
     p = stage_positions(steps, scheme)
     if isinstance(start, TwoEnded):
         return start.weights_at(p.clamp(0, 1)) if start.residual < 1e-3 else _between_stages(start, p)
-    return between(start.W, layer_positions(start.rho), p)
+    return weights_at(start.W, layer_midpoints(start.rho), p)
 
 
 def _between_stages(start: TwoEnded, p: Tensor) -> StageWeights:
@@ -35,7 +36,7 @@ def _between_stages(start: TwoEnded, p: Tensor) -> StageWeights:
     scheme = scheme_of_order(start.order)
     b = torch.tensor(scheme.b, dtype=torch.float64)
     W = start.stage_weights.unflatten(0, (len(start.steps), scheme.stages))
-    return between((W * b[:, None, None]).sum(1), layer_positions(start.steps), p)
+    return weights_at((W * b[:, None, None]).sum(1), layer_midpoints(start.steps), p)
 
 
 def solve_on_mesh(

@@ -1,0 +1,45 @@
+"""Every number at which the program changes its words, with the reason for it. One table: no two rooms differ."""
+
+CRITICAL = 1e-4
+"""Largest stationarity residual (E9) of a critical point. Where the gradient is this part of the weights, energies, H
+and ranks of converged networks no longer change in the digits that are printed (docs/notes/solver.md)."""
+
+CRITICAL_AT_KINKS = 1e-3
+"""The same up to the choice of derivatives at ReLU's kinks. States within a stated width of a kink count as on it, so
+that the residual cannot fall below the order of that width: `certify`'s default is 1e-3."""
+
+DIGITS = 1e-3
+"""Residual up to which the digits of energies and H may be read: their error is of the residual's order."""
+
+SHAPES = 0.1
+"""Residual up to which shapes of curves may be read. Beyond, energies, H and rank show the optimiser: no verdict."""
+
+COLLAPSED = 1e-3
+"""A network has collapsed where what its weights add to the end state varies over the inputs by less than this part of
+the inputs' own variation. Networks that fit lie above 0.1, collapsed ones at rounding."""
+
+RANK = 1e-2
+"""Singular values below this part of the largest count as zero: interiors of trained networks have 4 against 1e-2
+where the rank is sharp (arXiv:2405.17573 states no threshold)."""
+
+RANK_ABOUT_MEAN = 0.2
+"""The same about the mean, for the directions in which a plateau varies: coarser, since a drift is no direction."""
+
+GAMMA0 = 1e-3
+"""γ₀ of the stable norms, relative to ``‖K‖_op`` (E7)."""
+
+PLATEAU_STATES, PLATEAU_LENGTH = 3, 0.15
+"""A bottleneck must span this many states and this length of p: fewer may be chance."""
+
+COI_OFF, MINUS_2H_BELOW, MINUS_2H_ABOVE = 0.5, 1.0, 0.5
+"""How far from the estimated rank the least stable cost of identity may lie, and −2H/L̃ below and above it, without a
+doubt. Half an integer decides between neighbours; −2H/L̃ comes from below (E11)."""
+
+TIMESCALES = 3.0
+"""Least L̃ at which jumps and drift are told apart: a jump takes 1/L̃ of p at each end."""
+
+OVERFIT = 3.0
+"""A test cost this many times the training cost is a doubt: the network then fits rows rather than the teacher."""
+
+IDLE = 0.1
+"""A layer of any network that changes its state by less than this part of it is called idle."""
