@@ -10,7 +10,8 @@ What goes to the model, unless ``forward=lambda model, batch: …`` says otherwi
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ def batches(data: object, batch_size: int = 256) -> Iterator[object]:
             f"data: a tuple of {len(data)} could be one batch or several; pass [batch] for one, a list for several, or "
             "DataLoader(TensorDataset(…)) to cut tensors into batches"
         )
+    _no_array(data)
     if isinstance(data, str | bytes) or not isinstance(data, Iterable):
         wrapped = ": wrap it in torch.utils.data.DataLoader" if hasattr(data, "__getitem__") else ""
         raise TypeError(
@@ -51,6 +53,41 @@ def batches(data: object, batch_size: int = 256) -> Iterator[object]:
             f"{type(data).__name__}{wrapped}"
         )
     return iter(data)
+
+
+def _no_array(data: object) -> None:
+    if hasattr(data, "__array__"):
+        shape = getattr(data, "shape", "")
+        raise TypeError(
+            f"data: expected a tensor, got a {type(data).__name__} of {shape} {getattr(data, 'dtype', '')}; "
+            "torch.as_tensor(array) makes one, in the floating-point type of the network by .float() or .to(dtype)"
+        )
+
+
+def raise_failed(error: Exception, model: nn.Module, batch: int) -> NoReturn:
+    """The same kind of error, with where it came from and what to check; others with a note alone.
+
+    Args:
+        error: what the network raised.
+        model: the network.
+        batch: number of the batch.
+    """
+    note = f"isthmus.probe: while {type(model).__name__} ran on batch {batch}"
+    if type(error) not in (RuntimeError, ValueError, TypeError, IndexError, KeyError):
+        error.add_note(note)
+        raise error
+    text = misfit(error, f"{type(model).__name__} and the data", "the data", note.removeprefix("isthmus.probe: "))
+    made = type(error)(text)
+    made.add_note(note)
+    raise made from error
+
+
+def misfit(error: BaseException, both: str, data: str, ran: str) -> str:
+    """A network and data that do not fit, or a network that fails, in a sentence."""
+    return (
+        f"{both} do not fit, or the network fails: {type(error).__name__} {ran}: {error}. Check the shape, type and "
+        f"order of {data} against the network's forward"
+    )
 
 
 def check_rereadable(data: object) -> None:
@@ -110,6 +147,7 @@ def inputs_of(model: nn.Module, batch: object) -> tuple[tuple[object, ...], dict
                 f".forward takes {', '.join(map(repr, taken)) or 'none'}; pass forward=lambda model, batch: …"
             )
         return (), given, [str(k) for k in batch if k not in given]
+    _no_array(batch)
     raise TypeError(
         f"data: expected tensors, tuples or dicts as batches, got {type(batch).__name__}; pass "
         "forward=lambda model, batch: …"
@@ -122,12 +160,21 @@ def _keywords(model: nn.Module) -> tuple[list[str], bool]:
     return taken, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def run_model(model: nn.Module, batch: object, forward: Forward | None) -> tuple[object, list[str]]:
-    """The model's output on a batch, and the keys of the batch that were dropped."""
+@dataclass(frozen=True)
+class Call:
+    """A call of the model on a batch, and what is to be said of it."""
+
+    run: Callable[[], object]
+    notes: tuple[str, ...] = ()
+
+
+def call_of(model: nn.Module, batch: object, forward: Forward | None) -> Call:
+    """How the model is called on a batch; see `inputs_of` for errors."""
     if forward is not None:
-        return forward(model, batch), []
+        return Call(lambda: forward(model, batch))
     arguments, keywords, dropped = inputs_of(model, batch)
-    return model(*arguments, **keywords), dropped
+    notes = tuple(f"key {key!r} of the batches was not passed to the model" for key in dropped)
+    return Call(lambda: model(*arguments, **keywords), notes)
 
 
 def samples_in(batch: object, sequence_first: bool) -> int | None:

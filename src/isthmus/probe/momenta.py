@@ -23,24 +23,23 @@ from isthmus.probe.removal import Loss, checked_loss
 
 
 @dataclass(frozen=True)
-class Objective:
-    """What the network was trained on. Make it with `make_objective`."""
+class PenalisedLoss:
+    """What the network was trained on. Make it with `penalised_loss`."""
 
     loss: Loss
     weight_decay: float
     target: Callable[[object], object]
 
-    def value(self, output: object, batch: object, dtype: torch.dtype | None = None) -> Tensor:
+    def value(self, output: object, target: object, dtype: torch.dtype | None = None) -> Tensor:
         """The loss of a batch; targets that are no labels are brought to ``dtype`` where one is given."""
-        target = self.target(batch)
         if dtype is not None and isinstance(target, Tensor) and target.is_floating_point():
             target = target.to(dtype)
         return checked_loss(self.loss(output, target))
 
 
-def make_objective(
+def penalised_loss(
     loss: Loss | None, weight_decay: float | None, target: Callable[[object], object] | None
-) -> Objective | None:
+) -> PenalisedLoss | None:
     """Checked; None where no gradients are asked for.
 
     Raises:
@@ -59,7 +58,7 @@ def make_objective(
             f"weight_decay: expected a positive number, got {weight_decay}: without a penalty on the weights there is "
             "no Hamiltonian"
         )
-    return Objective(loss, float(weight_decay), target or target_of)
+    return PenalisedLoss(loss, float(weight_decay), target or target_of)
 
 
 def perturbed(output: Any, x: Tensor, delta: Tensor) -> Any | None:

@@ -12,14 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.activations import Activation, ReLU
-from isthmus.flow import path
+from isthmus.flow import momenta, path
 from isthmus.model import LeakyResNet
-from isthmus.probe.batches import Forward, Mask, batches, device_of, padding_mask, run_model, samples_in, to_device
+from isthmus.probe.batches import (
+    Forward,
+    Mask,
+    batches,
+    call_of,
+    device_of,
+    padding_mask,
+    raise_failed,
+    samples_in,
+    to_device,
+)
 from isthmus.probe.capture import Capture, undisturbed
 from isthmus.probe.find import KINDS, Site, Skipped, find_layers, pattern_matches, unwrap
-from isthmus.probe.momenta import Objective, make_objective
-from isthmus.probe.profile import NEVER_CALLED, Profile
-from isthmus.probe.reader import Reader
+from isthmus.probe.momenta import PenalisedLoss, penalised_loss
+from isthmus.probe.profile import NEVER_CALLED, Profile, by_reason, listed
+from isthmus.probe.reader import Reader, activations_of
 from isthmus.probe.removal import Loss
 from isthmus.probe.rows import Choice, Positions, Reading
 
@@ -30,7 +40,7 @@ def probe(
     layers: object = None,
     *,
     kinds: Iterable[str] = KINDS,
-    activation: Activation | Mapping[str, Activation] | None = None,
+    activation: Activation | str | Mapping[str, Activation | str] | None = None,
     positions: str = "samples",
     channels: str | Mapping[str, str] = "auto",
     output: Mapping[str, Choice] | None = None,
@@ -49,6 +59,7 @@ def probe(
     loss: Loss | None = None,
     weight_decay: float | None = None,
     target: Callable[[object], object] | None = None,
+    reading: Reading | None = None,
 ) -> Profile:
     """Read a network's layers over the data, in one pass and ``O(width²)`` memory a layer and shard.
 
@@ -62,7 +73,8 @@ def probe(
             ``(name, module) -> bool``, or a list of these; None finds them; ``NAME:input`` reads what goes in.
         kinds: what is looked for with ``layers=None``: ``stream``, ``block``, ``linear``, ``conv``.
         activation: σ of the cost of identity, for all layers or by pattern of names: it stands for the *next* layer's.
-            `ReLU()` with the appended 1 by default (the paper's); of a `LeakyResNet` its own.
+            `ReLU()` with the appended 1 by default (the paper's); of a `LeakyResNet` its own. Names are those of
+            the command line: ``relu``, ``smooth_relu``, ``identity``.
         positions: ``samples``: every token or pixel is a row; ``mean``: the mean over a sample's positions is.
         channels: where the width lies: ``auto`` (`isthmus.probe.rows`), ``first``, ``last``, or these by pattern.
         output: by pattern of names, the index, key or function that picks the tensor to read; else the first one.
@@ -86,6 +98,7 @@ def probe(
         weight_decay: with a loss: the network was trained on ``loss + (weight_decay/2)·Σ‖weights‖²``; of a
             `LeakyResNet` it is μ, of ``(μ/2)Σρ‖W‖²`` (E3).
         target: with a loss: where a batch's labels are; by default the second of a tuple, or a dict's ``labels``, ….
+        reading: how outputs become rows, in place of channels, positions, sequence_first, output and max_width.
 
     Raises:
         TypeError, ValueError: arguments that do not fit; nothing to read; each says how to mend it.
@@ -94,11 +107,15 @@ def probe(
     >>> probe(net, torch.randn(64, 3)).layers
     ['0', '2']
     """
-    reading = Reading(channels, positions, sequence_first, output or {}, max_width)
+    given = Reading(channels, positions, sequence_first, output or {}, max_width)
+    if reading is not None and given != Reading():
+        raise ValueError("reading: holds channels, positions, sequence_first, output and max_width; give these in it")
+    reading = reading or given
     if shards is not None and shards < 1:
         raise ValueError(f"shards: expected at least 1, got {shards}")
-    objective = make_objective(loss, weight_decay, target)
-    if objective is not None and positions == "mean":
+    own = activations_of(activation)
+    objective = penalised_loss(loss, weight_decay, target)
+    if objective is not None and reading.positions == "mean":
         raise ValueError("positions: momenta are of single positions; with a loss expected 'samples', got 'mean'")
     if distributed and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         raise ValueError("distributed=True: expected torch.distributed.init_process_group to have been called")
@@ -106,7 +123,7 @@ def probe(
     def local() -> Profile:
         inner, notes = unwrap(model)
         leaky = isinstance(inner, LeakyResNet) and forward is None
-        sigma = activation if activation is not None else cast(LeakyResNet, inner).activation if leaky else ReLU()
+        sigma = own if own is not None else cast(LeakyResNet, inner).activation if leaky else ReLU()
         reader = Reader(reading, sigma, shards, method, weight_decay)
         reader.notes |= dict.fromkeys(notes)
         chosen = _leaky_sites(cast(LeakyResNet, inner), layers) if leaky else find_layers(inner, layers, kinds)
@@ -143,7 +160,7 @@ class _Run:
     mask: Mask
     mode: str
     autocast: torch.dtype | None
-    objective: Objective | None
+    objective: PenalisedLoss | None
 
 
 def _read_hooks(model: nn.Module, sites: list[Site], data: _Limit, reader: Reader, run: _Run) -> None:
@@ -159,17 +176,17 @@ def _read_hooks(model: nn.Module, sites: list[Site], data: _Limit, reader: Reade
                 reader.notes[note] = None
             capture.new_pass()
             reader.begin(samples_in(moved, reader.reading.sequence_first), mask)
+            call = call_of(model, moved, run.forward)
+            target = run.objective.target(moved) if run.objective is not None else None
             try:
                 with torch.autocast(device.type, run.autocast, enabled=enabled):
-                    output, dropped = run_model(model, moved, run.forward)
-                    value = run.objective.value(output, moved) if run.objective is not None else None
+                    output = call.run()
+                    value = run.objective.value(output, target) if run.objective is not None else None
             except Exception as error:
-                error.add_note(f"isthmus.probe: while {type(model).__name__} ran on batch {number}")
-                raise
+                raise_failed(error, model, number)
             if value is not None:
                 reader.gradients(value)
-            for key in dropped:
-                reader.notes[f"key {key!r} of the batches was not passed to the model"] = None
+            reader.notes |= dict.fromkeys(call.notes)
             reader.end()
 
 
@@ -189,7 +206,7 @@ def _leaky_sites(model: LeakyResNet, layers: object) -> tuple[list[Site], list[S
 
 
 def _read_trajectory(
-    model: LeakyResNet, sites: list[Site], data: _Limit, reader: Reader, objective: Objective | None
+    model: LeakyResNet, sites: list[Site], data: _Limit, reader: Reader, objective: PenalisedLoss | None
 ) -> None:
     wide, device = torch.float64, model.weight.device
     W, rho = model.weight.detach().to(wide), model.rho.to(wide)
@@ -222,18 +239,17 @@ def _read_trajectory(
 
 
 def _trajectory_momenta(
-    model: LeakyResNet, A: Tensor, batch: object, sites: list[Site], reader: Reader, objective: Objective
+    model: LeakyResNet, A: Tensor, batch: object, sites: list[Site], reader: Reader, objective: PenalisedLoss
 ) -> None:
-    """Gradients at the states ``A_1 … A_L``: the path anew, with a zero added to each."""
+    """Gradients at the states ``A_1 … A_L``: by autograd at the last, and by (E8) from there."""
     W, rho = model.weight.detach().double(), model.rho.double()
-    deltas = torch.zeros_like(A[1:], requires_grad=True)
     with torch.enable_grad():
-        state = A[0]
-        for layer, (V, r) in enumerate(zip(W, rho, strict=True)):
-            drift = model.activation.features(state) @ V.T
-            state = (1 - r * model.effective_depth) * state + r * drift + deltas[layer]
-        value = objective.value(state @ model.out_map.detach().double().T, batch, torch.float64)
-        (found,) = torch.autograd.grad(value, deltas)
+        end = A[-1].detach().requires_grad_()
+        output = end @ model.out_map.detach().double().T
+        value = objective.value(output, objective.target(batch), torch.float64)
+        (last,) = torch.autograd.grad(value, end)
+    # in units in which μ = 1: M = −∂C/∂A
+    found = -momenta(A, -last, W, rho, model.effective_depth, model.activation)[1:]
     for site in sites:
         i = int(site.name.removeprefix("A_"))
         if i:
@@ -255,8 +271,9 @@ def _checked(profile: Profile) -> Profile:
         raise ValueError("data: no samples came; a generator that was read before? max_batches=0?")
     if profile.records:
         return profile
-    reasons = dict.fromkeys(f"{s.name}: {s.reason}" for s in profile.skipped if s.chosen)
-    raise ValueError("layers: none of the layers could be read. " + "; ".join(list(reasons)[:5]))
+    grouped = by_reason([s for s in profile.skipped if s.chosen])
+    reasons = [f"{listed(names)}: {reason}" for reason, names in grouped.items()]
+    raise ValueError("layers: none of the layers could be read. " + "; ".join(reasons[:5]))
 
 
 def _gather(local: Callable[[], Profile]) -> Profile:

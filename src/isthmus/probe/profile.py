@@ -286,9 +286,7 @@ class Profile(Mapping[str, list[Any]]):
         lines += [f"note: {note}" for note in self.notes]
         if self.skipped:
             lines.append(f"not read ({len(self.skipped)}):")
-        for reason, names in _by_reason(self.skipped).items():
-            more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-            lines.append(f"  {', '.join(names[:6])}{more}: {reason}")
+        lines += [f"  {listed(names)}: {reason}" for reason, names in by_reason(self.skipped).items()]
         return "\n".join(lines)
 
 
@@ -311,7 +309,13 @@ def _cell(value: Any) -> str:
     return f"{value:>11}" if isinstance(value, int) else f"{value:>11.4g}"
 
 
-def _by_reason(skipped: Sequence[Skipped]) -> dict[str, list[str]]:
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def by_reason(skipped: Sequence[Skipped]) -> dict[str, list[str]]:
+    """Reason to the names of the layers that it holds for."""
     out: dict[str, list[str]] = {}
     for one in skipped:
         out.setdefault(one.reason, []).append(one.name)

@@ -1,5 +1,6 @@
 """`Reader`: what hooks call; from states to accumulators, shard by shard."""
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -7,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from isthmus.activations import Activation, ReLU
+from isthmus.activations import ACTIVATIONS, Activation, ReLU
 from isthmus.probe.capture import Event
 from isthmus.probe.find import Site, Skipped, pattern_matches
 from isthmus.probe.momenta import MomentumMoments, perturbed
@@ -253,7 +254,37 @@ class Reader:
                 if record.pairs and before is not None:
                     record.pairs[k].update(before.shard(k, len(record.moments), self.samples), rows)
             except (TypeError, ValueError) as error:
-                raise Unreadable(f"its values cannot be used: {error}") from error
+                where = after.not_finite(self.samples) or (before and before.not_finite(self.samples)) or error
+                raise Unreadable(f"its values cannot be used: {where}") from error
+
+
+def activations_of(
+    given: Activation | str | Mapping[str, Activation | str] | None,
+) -> Activation | dict[str, Activation] | None:
+    """σ by name or as it is, for all layers or by pattern of names.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: neither a name nor an `Activation`.
+    """
+    if isinstance(given, Mapping):
+        return {pattern: _activation(one) for pattern, one in given.items()}
+    return None if given is None else _activation(given)
+
+
+def _activation(given: object) -> Activation:
+    if isinstance(given, Activation):
+        return given
+    if not isinstance(given, str):
+        raise TypeError(
+            f"activation: expected a name ({', '.join(ACTIVATIONS)}) or an isthmus.activations.Activation, for all "
+            f"layers or by pattern, got {given!r:.60}"
+        )
+    if given not in ACTIVATIONS:
+        near = difflib.get_close_matches(given, ACTIVATIONS, n=1)
+        advice = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {given!r}{advice}")
+    return ACTIVATIONS[given]()
 
 
 def _weight(module: torch.nn.Module, activation: Activation) -> Tensor:

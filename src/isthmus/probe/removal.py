@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from isthmus.probe.batches import (
     Forward,
     batches,
+    call_of,
     check_rereadable,
     device_of,
-    run_model,
     samples_in,
     target_of,
     to_device,
@@ -110,7 +110,7 @@ class Simplified:
 
 
 @dataclass(frozen=True)
-class Task:
+class DropTask:
     """Data and loss, and how to run a model on them. Make it with `make_task`."""
 
     data: object
@@ -124,7 +124,7 @@ class Task:
 
     def on(self, model: nn.Module, batch: object) -> Tensor:
         """The loss of a batch, on the model's device already."""
-        output, _ = run_model(model, batch, self.forward)
+        output = call_of(model, batch, self.forward).run()
         return checked_loss(self.loss(output, self.target(batch)))
 
     def mean(self, model: nn.Module) -> float:
@@ -143,7 +143,7 @@ class Task:
 
 def make_task(
     data: object, loss: Loss, forward: Forward | None, target: Callable[[object], object] | None, batch_size: int
-) -> Task:
+) -> DropTask:
     """Checked.
 
     Raises:
@@ -152,4 +152,4 @@ def make_task(
     if not callable(loss):
         raise TypeError(f"loss: expected a function (output, target) -> scalar tensor, got {type(loss).__name__}")
     check_rereadable(data)
-    return Task(data, loss, forward, target or target_of, batch_size)
+    return DropTask(data, loss, forward, target or target_of, batch_size)

@@ -86,6 +86,21 @@ class Positions:
         values = self.values[own]
         return values.reshape(-1, self.width) if self.keep is None else values[self.keep[own]]
 
+    def not_finite(self, offset: int) -> str | None:
+        """Where NaN or infinity stands, in the samples of the data, of which ``offset`` came before; None: nowhere."""
+        bad = ~torch.isfinite(self.values).all(-1)
+        if self.keep is not None:
+            bad &= self.keep
+        if not bool(bad.any()):
+            return None
+        sample, position = bad.nonzero()[0].tolist()
+        rows = int(bad.numel() if self.keep is None else self.keep.sum())
+        token = f", position {position}" if bad.shape[1] > 1 else ""
+        return (
+            f"{int(bad.sum())} of {rows} rows have NaN or infinite entries (the first is sample {offset + sample} of "
+            f"the data{token}, counted from 0); fix these inputs, or the model or its precision"
+        )
+
     def meaned(self) -> "Positions":
         """One row a sample: the mean over its real positions; samples without any are dropped."""
         if self.values.shape[1] == 1 and self.keep is None:

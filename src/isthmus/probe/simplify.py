@@ -22,12 +22,12 @@ from isthmus.probe.capture import undisturbed
 from isthmus.probe.find import pattern_matches, stacks, unwrap, walk
 from isthmus.probe.gates import Gates
 from isthmus.probe.merge import merge_pair, pair_candidates
-from isthmus.probe.removal import Candidate, Loss, Round, Simplified, Task, make_task
+from isthmus.probe.removal import Candidate, DropTask, Loss, Round, Simplified, make_task
 
 # --- ranking -------------------------------------------------------------------------------------------------------
 
 
-def _predict(model: nn.Module, blocks: Mapping[str, nn.Module], task: Task, order: int) -> tuple[Gates, dict]:
+def _predict(model: nn.Module, blocks: Mapping[str, nn.Module], task: DropTask, order: int) -> tuple[Gates, dict]:
     """Change of the mean loss without each block, to the order given."""
     device = device_of(model)
     predicted: dict[str, float] = dict.fromkeys(blocks, 0.0)
@@ -58,7 +58,7 @@ def _predict(model: nn.Module, blocks: Mapping[str, nn.Module], task: Task, orde
     return gates, {name: value / samples for name, value in predicted.items()}
 
 
-def _rank(model: nn.Module, blocks: dict[str, nn.Module], where: dict[str, str], task: Task, order: int) -> list:
+def _rank(model: nn.Module, blocks: dict[str, nn.Module], where: dict[str, str], task: DropTask, order: int) -> list:
     gates, predicted = _predict(model, blocks, task, order)
     out = []
     for name in blocks:
@@ -266,7 +266,7 @@ def _how_many(can: list[str], keep: object, drop: int | None) -> tuple[set[str] 
 # --- Leaky ResNets --------------------------------------------------------------------------------------------------
 
 
-def _whole(model: LeakyResNet, task: Task) -> tuple[Tensor, Any]:
+def _whole(model: LeakyResNet, task: DropTask) -> tuple[Tensor, Any]:
     """All inputs and labels, one after the other."""
     inputs, targets = [], []
     for batch in task:
@@ -288,7 +288,7 @@ def _pair(c: Any) -> Candidate:
 
 def _merge_layers(
     model: LeakyResNet,
-    task: Task,
+    task: DropTask,
     keep: int | Sequence[str] | None,
     drop: int | None,
     max_increase: float | None,
