@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 from torch.utils.hooks import RemovableHandle
 
+from isthmus.probe.evidence import Entry, Trail, readable
 from isthmus.probe.find import Site
-from isthmus.probe.rows import tensors_in, unreadable
 
 MODES = ("eval", "as_is")
 
@@ -56,6 +57,8 @@ def undisturbed(model: nn.Module, mode: str = "eval", grad: bool = False) -> Ite
             if "torch._dynamo" in sys.modules:  # importing it takes seconds, and without it nothing is compiled
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(torch.set_grad_enabled(grad))
+            if grad:
+                stack.enter_context(without_checkpoints())
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -64,6 +67,33 @@ def undisturbed(model: nn.Module, mode: str = "eval", grad: bool = False) -> Ite
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
+
+
+@contextmanager
+def without_checkpoints() -> Iterator[None]:
+    """Run what `torch.utils.checkpoint` is given as it is: the numbers are the same, and hooks fire once.
+
+    In a recomputation they fire again, and what they closed over is no argument of the checkpoint, so that no gradient
+    reaches it.
+    """
+
+    class Plain:
+        @staticmethod
+        def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+            return function(*args)
+
+    def once(*args: Any, **kwargs: Any) -> Iterator[None]:
+        yield
+
+    new = {"CheckpointFunction": Plain, "_checkpoint_without_reentrant_generator": once}
+    old = {name: getattr(checkpoint, name) for name in new if hasattr(checkpoint, name)}
+    try:
+        for name in old:
+            setattr(checkpoint, name, new[name])
+        yield
+    finally:
+        for name, value in old.items():
+            setattr(checkpoint, name, value)
 
 
 @contextmanager
@@ -93,7 +123,8 @@ class Event:
         call: 0 for its first call in this forward pass, 1 for the second, …
         output: what it returned, or what went in where the site reads inputs.
         first_input: its first input tensor as it is now (an in-place module has overwritten it).
-        before: a copy of that input from before the module ran, for sites that compare the two.
+        before: a copy of the state that went in, for sites that compare the two.
+        preferred: the tensor of the output that is the state, as far as known.
     """
 
     site: Site
@@ -101,6 +132,7 @@ class Event:
     output: object
     first_input: Tensor | None
     before: Tensor | None
+    preferred: Tensor | None = None
 
 
 @dataclass
@@ -111,24 +143,27 @@ class Capture:
         sites: where to read.
         reader: called with each `Event`, inside the forward pass; where it returns something, the module's output is
             replaced by that.
-        entered: called with a site that compares its input and output, and that input, before it runs.
+        trail: follows at least the modules of sites that read inputs, or compare input and output.
+        entered: called with a site that compares its input and output, and what can be that input, before it runs.
     """
 
     sites: Sequence[Site]
     reader: Callable[[Event], object]
-    entered: Callable[[Site, Tensor | None], None] = lambda site, x: None
+    trail: Trail = field(default_factory=lambda: Trail(()))
+    entered: Callable[[Site, Sequence[Tensor]], None] = lambda site, x: None
     _handles: list[RemovableHandle] = field(default_factory=list)
     _calls: dict[str, int] = field(default_factory=dict)
-    _before: dict[str, list[Tensor | None]] = field(default_factory=dict)
 
-    def new_pass(self) -> None:
-        """Count calls from the start: to be called before each forward pass."""
+    @contextmanager
+    def forward_pass(self) -> Iterator[None]:
+        """Around each forward pass: calls count from the start; hooks that fire later (recomputation) read nothing."""
         self._calls = {site.name: 0 for site in self.sites}
-        self._before = {site.name: [] for site in self.sites}
+        with self.trail.forward_pass():
+            yield
 
     def __enter__(self) -> "Capture":
-        self.new_pass()
         try:
+            self._handles += self.trail.hooks()
             for site in self.sites:
                 self._set(site)
         except BaseException:
@@ -144,36 +179,42 @@ class Capture:
     def _remove(self) -> None:
         while self._handles:
             self._handles.pop().remove()
-        self._before.clear()
 
     def _set(self, site: Site) -> None:
         def enters(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if site.where == "input":
-                self._report(site, (*args, *kwargs.values()), first_state(args, kwargs), None)
-            else:
-                x = first_state(args, kwargs)
-                self.entered(site, x)
-                self._before[site.name].append(None if x is None else x.detach().clone())
+            if not self.trail.running:
+                return
+            entry = self.trail.entry(module)
+            if site.where == "output":
+                self.entered(site, [x for _, x in entry.candidates])
+            elif not entry.open:
+                self._enters(site, entry)
 
         def leaves(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> object:
-            waiting = self._before[site.name]
-            before = waiting.pop() if site.pair and waiting else None
-            return self._report(site, output, first_state(args, kwargs), before)
+            if not self.trail.running:
+                return None
+            entry = self.trail.entry(module) if site.where == "input" or site.pair else None
+            if site.where == "input":
+                if entry is not None and entry.open:
+                    self._enters(site, entry)
+                return None
+            first = next((x for _, x in readable((*args, *kwargs.values()))), None)
+            if entry is None:
+                return self._report(site, output, first, None, None)
+            preferred = self.trail.output_of(site.name, entry, output)
+            before = None if entry.state is None else entry.state.detach()
+            return self._report(site, output, first, before, preferred)
 
         if site.where == "input" or site.pair:
             self._handles.append(site.module.register_forward_pre_hook(enters, with_kwargs=True))
-        if site.where == "output":
-            self._handles.append(site.module.register_forward_hook(leaves, with_kwargs=True))
+        self._handles.append(site.module.register_forward_hook(leaves, with_kwargs=True))
 
-    def _report(self, site: Site, output: object, first_input: Tensor | None, before: Tensor | None) -> object:
+    def _enters(self, site: Site, entry: Entry) -> None:
+        self._report(site, entry.arguments, entry.source, None, entry.source)
+
+    def _report(
+        self, site: Site, output: object, first: Tensor | None, before: Tensor | None, preferred: Tensor | None
+    ) -> object:
         call = self._calls[site.name]
         self._calls[site.name] = call + 1
-        return self.reader(Event(site, call, output, first_input, before))
-
-
-def first_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The first readable tensor among a module's arguments."""
-    for _, x in tensors_in((*args, *kwargs.values())):
-        if unreadable(x) is None:
-            return x
-    return None
+        return self.reader(Event(site, call, output, first, before, preferred))

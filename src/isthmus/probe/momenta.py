@@ -6,10 +6,8 @@ A before the step and M after it (staggered; theory file, section 3). In the pap
 ``decay = μ/ρ_ℓ``, so the paper's own momenta are these over ρ_ℓ.
 """
 
-import copy
-import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +18,7 @@ from isthmus.activations import Activation, ReLU
 from isthmus.probe.batches import target_of
 from isthmus.probe.moments import checked_rows
 from isthmus.probe.removal import Loss, checked_loss
+from isthmus.probe.rows import with_tensor
 
 
 @dataclass(frozen=True)
@@ -66,30 +65,8 @@ def perturbed(output: Any, x: Tensor, delta: Tensor) -> Any | None:
 
     The gradient at delta = 0 is that at x, whatever happens to x + delta later, and frozen parameters do not matter.
     """
-    if output is x:
-        with torch.enable_grad():
-            return x + delta
-    if isinstance(output, Mapping):
-        for key, value in output.items():
-            new = perturbed(value, x, delta)
-            if new is not None:
-                made: Any = copy.copy(output)
-                made[key] = new
-                return made
-    elif isinstance(output, tuple | list):
-        for i, value in enumerate(output):
-            new = perturbed(value, x, delta)
-            if new is not None:
-                parts = [*output[:i], new, *output[i + 1 :]]
-                return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-    elif dataclasses.is_dataclass(output):
-        for field in dataclasses.fields(output):
-            new = perturbed(getattr(output, field.name, None), x, delta)
-            if new is not None:
-                made = copy.copy(output)
-                object.__setattr__(made, field.name, new)
-                return made
-    return None
+    with torch.enable_grad():
+        return with_tensor(output, x, x + delta)
 
 
 class MomentumMoments:

@@ -26,10 +26,12 @@ from isthmus.probe.batches import (
     to_device,
 )
 from isthmus.probe.capture import Capture, undisturbed
+from isthmus.probe.evidence import Trail, followed
 from isthmus.probe.find import KINDS, Site, Skipped, find_layers, pattern_matches, unwrap
 from isthmus.probe.momenta import PenalisedLoss, penalised_loss
 from isthmus.probe.profile import NEVER_CALLED, Profile, by_reason, listed
 from isthmus.probe.reader import Reader, activations_of
+from isthmus.probe.records import LayerRecord
 from isthmus.probe.removal import Loss
 from isthmus.probe.rows import Choice, Positions, Reading
 
@@ -44,6 +46,7 @@ def probe(
     positions: str = "samples",
     channels: str | Mapping[str, str] = "auto",
     output: Mapping[str, Choice] | None = None,
+    state: Mapping[str, Choice] | None = None,
     mask: Mask = "auto",
     sequence_first: bool = False,
     forward: Forward | None = None,
@@ -78,6 +81,8 @@ def probe(
         positions: ``samples``: every token or pixel is a row; ``mean``: the mean over a sample's positions is.
         channels: where the width lies: ``auto`` (`isthmus.probe.rows`), ``first``, ``last``, or these by pattern.
         output: by pattern of names, the index, key or function that picks the tensor to read; else the first one.
+        state: by pattern of names of blocks, which argument is the state, by number, name or function; else as
+            `isthmus.probe.evidence` says.
         mask: padding: ``"auto"``, a dict's key, or a function of the batch → ``(samples, tokens)``, true where real.
         sequence_first: tokens are ``(tokens, samples, width)`` (``batch_first=False``).
         forward: ``(model, batch) -> anything``, to run the model in another way.
@@ -98,7 +103,7 @@ def probe(
         weight_decay: with a loss: the network was trained on ``loss + (weight_decay/2)·Σ‖weights‖²``; of a
             `LeakyResNet` it is μ, of ``(μ/2)Σρ‖W‖²`` (E3).
         target: with a loss: where a batch's labels are; by default the second of a tuple, or a dict's ``labels``, ….
-        reading: how outputs become rows, in place of channels, positions, sequence_first, output and max_width.
+        reading: how outputs become rows, in place of the six options of the same names.
 
     Raises:
         TypeError, ValueError: arguments that do not fit; nothing to read; each says how to mend it.
@@ -107,9 +112,11 @@ def probe(
     >>> probe(net, torch.randn(64, 3)).layers
     ['0', '2']
     """
-    given = Reading(channels, positions, sequence_first, output or {}, max_width)
+    given = Reading(channels, positions, sequence_first, output or {}, state or {}, max_width)
     if reading is not None and given != Reading():
-        raise ValueError("reading: holds channels, positions, sequence_first, output and max_width; give these in it")
+        raise ValueError(
+            "reading: holds channels, positions, sequence_first, output, state and max_width; give these in it"
+        )
     reading = reading or given
     if shards is not None and shards < 1:
         raise ValueError(f"shards: expected at least 1, got {shards}")
@@ -168,18 +175,18 @@ def _read_hooks(model: nn.Module, sites: list[Site], data: _Limit, reader: Reade
     enabled = run.autocast is not None
     # data outside of Capture: what a generator does between batches is not the model's
     wanted = run.objective is not None
-    with undisturbed(model, run.mode, grad=wanted), Capture(sites, reader.event, reader.entered) as capture:
+    trail = Trail(followed(model, sites), reader.reading.state, reader.reading.output)
+    with undisturbed(model, run.mode, grad=wanted), Capture(sites, reader.event, trail, reader.entered) as capture:
         for number, batch in enumerate(data):
             moved = to_device(batch, device)
             mask, note = padding_mask(moved, run.mask)
             if note:
                 reader.notes[note] = None
-            capture.new_pass()
             reader.begin(samples_in(moved, reader.reading.sequence_first), mask)
             call = call_of(model, moved, run.forward)
             target = run.objective.target(moved) if run.objective is not None else None
             try:
-                with torch.autocast(device.type, run.autocast, enabled=enabled):
+                with capture.forward_pass(), torch.autocast(device.type, run.autocast, enabled=enabled):
                     output = call.run()
                     value = run.objective.value(output, target) if run.objective is not None else None
             except Exception as error:
@@ -188,6 +195,7 @@ def _read_hooks(model: nn.Module, sites: list[Site], data: _Limit, reader: Reade
                 reader.gradients(value)
             reader.notes |= dict.fromkeys(call.notes)
             reader.end()
+    reader.judge(trail)
 
 
 def _leaky_sites(model: LeakyResNet, layers: object) -> tuple[list[Site], list[Skipped]]:
@@ -263,7 +271,20 @@ def _profile(reader: Reader, sites: list[Site], skipped: list[Skipped], gamma0: 
     called = {site for site, _ in (*reader.records, *reader.failed)}
     if seen:
         gone += [Skipped(s.name, type(s.module).__name__, NEVER_CALLED, True) for s in sites if s.name not in called]
-    return Profile(list(reader.records.values()), gone, list(reader.notes), gamma0, reader.samples)
+    records = _in_order(list(reader.records.values()))
+    return Profile(records, gone, list(reader.notes), gamma0, reader.samples, list(reader.doubts))
+
+
+def _in_order(records: list[LayerRecord]) -> list[LayerRecord]:
+    """What goes into a block before the block and its parts: which it was may have shown at the block's end only."""
+    for record in [r for r in records if r.site.endswith(":input")]:
+        name = record.site.removesuffix(":input")
+        inside = (r for r in records if r.call == record.call and (r.site == name or r.site.startswith(name + ".")))
+        first = next(inside, record)
+        if records.index(first) < records.index(record):
+            records.remove(record)
+            records.insert(records.index(first), record)
+    return records
 
 
 def _checked(profile: Profile) -> Profile:

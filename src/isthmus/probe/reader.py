@@ -1,7 +1,7 @@
 """`Reader`: what hooks call; from states to accumulators, shard by shard."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from isthmus.activations import ACTIVATIONS, Activation, ReLU
 from isthmus.probe.capture import Event
+from isthmus.probe.evidence import Trail
 from isthmus.probe.find import Site, Skipped, pattern_matches
 from isthmus.probe.momenta import MomentumMoments, perturbed
 from isthmus.probe.moments import LayerMoments
 from isthmus.probe.pairs import PairMoments
 from isthmus.probe.records import LayerRecord
-from isthmus.probe.rows import Choice, Positions, Reading, Unreadable, pick, to_positions
+from isthmus.probe.rows import Choice, Positions, Reading, Unreadable, matching, pick, to_positions
 
 # Beyond this many calls of one module in a pass (a recurrent cell, say), the others are left out, with a reason.
 MOST_CALLS = 32
@@ -61,6 +62,8 @@ class Reader:
     # the newest linear layer's output, for chains of them
     last: tuple[Site, Tensor, str | None] | None = None
     blocks: set[str] = field(default_factory=set)
+    # what could not be checked
+    doubts: dict[str, None] = field(default_factory=dict)
 
     def begin(self, batch: int | None, mask: Tensor | None) -> None:
         """A batch starts: its number of samples, if known, and its padding mask."""
@@ -71,6 +74,24 @@ class Reader:
         """A batch is through."""
         self.samples += self.batch or 0
         self.last = None
+
+    def judge(self, trail: Trail) -> None:
+        """After all batches: what blocks took and returned decides which are a stack, and which were read right."""
+        self.doubts |= trail.doubts
+        for (name, call), record in list(self.records.items()):
+            if name in trail.misread:
+                kind, reason = record.type, trail.misread[name]
+                self.failed[name, call] = Skipped(name, kind, reason, True)
+                del self.records[name, call]
+            elif record.stack in trail.apart:
+                record.pairs, record.before, record.momenta = [], None, []
+                self.notes[f"{record.stack}: no stack, {trail.apart[record.stack]}"] = None
+                record.stack = None
+            elif record.stack in trail.changed:
+                self.notes[
+                    f"{record.stack}: no stack, {trail.changed[record.stack]}; steps are those of each block alone"
+                ] = None
+                record.stack = None
 
     def activation_of(self, name: str) -> Activation:
         """σ of one layer."""
@@ -96,12 +117,12 @@ class Reader:
 
     def _read(self, event: Event) -> object:
         site = event.site
-        choice = _matching(self.reading.output, site.name)
-        where, picked, others = pick(event.output, cast(Choice | None, choice))
+        choice = matching(self.reading.output, site.name)
+        where, picked, others = pick(event.output, cast(Choice | None, choice), event.preferred)
         x = picked.detach()
         rule = self.reading.channels
         if not isinstance(rule, str):
-            rule = _matching(rule, site.name) or "auto"
+            rule = matching(rule, site.name) or "auto"
 
         def like(x: Tensor) -> Positions:
             return to_positions(x, site.module, self.reading, str(rule), self.batch, self.mask)
@@ -178,10 +199,11 @@ class Reader:
         record.momenta, record.decay = [], record.decay or self.weight_decay
         self.notes[f"{record.site}: no momenta, {reason}"] = None
 
-    def entered(self, site: Site, x: Tensor | None) -> None:
+    def entered(self, site: Site, candidates: Sequence[Tensor]) -> None:
         """A block begins. Where it takes a linear layer's output as it is, that is a stream's state, and no chain's."""
         self.blocks.add(site.name)
-        if x is not None and self.last is not None and x.shape == self.last[1].shape and torch.equal(x, self.last[1]):
+        last = self.last
+        if last is not None and any(x.shape == last[1].shape and torch.equal(x, last[1]) for x in candidates):
             self.last = None
 
     def _chain(self, event: Event, x: Tensor) -> tuple[Tensor | None, str, str | None]:
@@ -293,11 +315,6 @@ def _weight(module: torch.nn.Module, activation: Activation) -> Tensor:
     if activation.append_one and bias is not None:
         weight = torch.cat((weight, bias.detach()[:, None]), 1)
     return weight.double().cpu()
-
-
-def _matching(choices: Mapping[str, Any], name: str) -> Any:
-    plain = name.removesuffix(":input")
-    return next((v for p, v in choices.items() if pattern_matches(p, name) or pattern_matches(p, plain)), None)
 
 
 def _shards_for(width: int) -> int:

@@ -122,10 +122,13 @@ class DropTask:
     def __iter__(self) -> Iterator[object]:
         return batches(self.data, self.batch_size)
 
+    def output(self, model: nn.Module, batch: object) -> object:
+        """What the model returns for a batch, on its device already."""
+        return call_of(model, batch, self.forward).run()
+
     def on(self, model: nn.Module, batch: object) -> Tensor:
         """The loss of a batch, on the model's device already."""
-        output = call_of(model, batch, self.forward).run()
-        return checked_loss(self.loss(output, self.target(batch)))
+        return checked_loss(self.loss(self.output(model, batch), self.target(batch)))
 
     def mean(self, model: nn.Module) -> float:
         """Mean loss over the data."""

@@ -8,12 +8,16 @@ The choices are stated in the ``reading`` column of the profile:
 - every position is a row of its own, or (``positions="mean"``) a sample's mean over its positions is.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from isthmus.probe.find import pattern_matches
 
 _LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.RMSNorm, nn.MultiheadAttention, nn.RNNBase)
 _CONV = nn.modules.conv._ConvNd
@@ -44,6 +48,8 @@ class Reading:
         positions: ``samples``: every position is a row; ``mean``: the mean over a sample's positions is.
         sequence_first: tokens are ``(tokens, samples, width)``, as with ``batch_first=False``.
         output: patterns of layer names to an index, a key or a function that picks the tensor.
+        state: patterns of names of blocks to the argument that is the state: its number, its name, or a function of
+            all; by default the one that the block before returned, or of the output's shape and nearest to it.
         max_width: wider states are not read: the accumulators take ``O(width²)`` memory.
     """
 
@@ -51,6 +57,7 @@ class Reading:
     positions: str = "samples"
     sequence_first: bool = False
     output: Mapping[str, Choice] = dataclasses.field(default_factory=dict)
+    state: Mapping[str, Choice] = dataclasses.field(default_factory=dict)
     max_width: int = 8192
 
     def __post_init__(self) -> None:
@@ -114,6 +121,12 @@ class Positions:
         return Positions(mean, count[:, :, 0] > 0, self.label)
 
 
+def matching(choices: Mapping[str, Any], name: str) -> Any:
+    """The choice of the first pattern that fits a layer's name, with or without its ``:input``; None: of none."""
+    plain = name.removesuffix(":input")
+    return next((v for p, v in choices.items() if pattern_matches(p, name) or pattern_matches(p, plain)), None)
+
+
 def tensors_in(output: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Every tensor in nested tuples, lists, mappings and dataclasses, with its place, in order."""
     if isinstance(output, Tensor):
@@ -130,6 +143,33 @@ def tensors_in(output: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif dataclasses.is_dataclass(output) and not isinstance(output, type):
         for field in dataclasses.fields(output):
             yield from tensors_in(getattr(output, field.name, None), f"{name}.{field.name}")
+
+
+def with_tensor(output: Any, x: Tensor, new: Tensor) -> Any | None:
+    """The output with another tensor in place of x, wherever x lies in it; None where it does not."""
+    if output is x:
+        return new
+    if isinstance(output, Mapping):
+        for key, value in output.items():
+            part = with_tensor(value, x, new)
+            if part is not None:
+                made: Any = copy.copy(output)
+                made[key] = part
+                return made
+    elif isinstance(output, tuple | list):
+        for i, value in enumerate(output):
+            part = with_tensor(value, x, new)
+            if part is not None:
+                parts = [*output[:i], part, *output[i + 1 :]]
+                return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    elif dataclasses.is_dataclass(output):
+        for field in dataclasses.fields(output):
+            part = with_tensor(getattr(output, field.name, None), x, new)
+            if part is not None:
+                made = copy.copy(output)
+                object.__setattr__(made, field.name, part)
+                return made
+    return None
 
 
 def unreadable(x: Tensor) -> str | None:
@@ -149,8 +189,10 @@ def unreadable(x: Tensor) -> str | None:
     return f"of rank {x.ndim}, shape {tuple(x.shape)}; ranks 2 to 5 are read" if x.ndim > 5 else None
 
 
-def pick(output: object, choice: Choice | None = None) -> tuple[str, Tensor, list[tuple[str, str]]]:
-    """The tensor to read: the chosen one, or the first readable; and the others, with the reason for each.
+def pick(
+    output: object, choice: Choice | None = None, preferred: Tensor | None = None
+) -> tuple[str, Tensor, list[tuple[str, str]]]:
+    """The tensor to read: the chosen one, the preferred, or the first readable; the others, with the reason for each.
 
     Raises:
         Unreadable: there is none, or the choice does not lead to one.
@@ -170,7 +212,9 @@ def pick(output: object, choice: Choice | None = None) -> tuple[str, Tensor, lis
         return "", chosen, []
     found = list(tensors_in(output))
     reasons = [unreadable(x) for _, x in found]
-    read = next((i for i, reason in enumerate(reasons) if reason is None), None)
+    read = next((i for i, (_, x) in enumerate(found) if x is preferred and reasons[i] is None), None)
+    if read is None:
+        read = next((i for i, reason in enumerate(reasons) if reason is None), None)
     if read is None:
         raise Unreadable(f"its output is {reasons[0]}" if reasons else f"its output, {_shape(output)}, holds no tensor")
     others = [
