@@ -76,7 +76,9 @@ def test_activations_that_are_none(given, error, message):
 
 @pytest.mark.parametrize("x", [torch.randn(64, 8), torch.randn(64, 9, dtype=F64)], ids=["shape", "dtype"])
 def test_inputs_that_do_not_fit_are_answered_as_on_the_command_line(x):
-    with pytest.raises(RuntimeError, match=r"Sequential and the data do not fit, .*on batch 0: mat1.*Check the shape"):
+    with pytest.raises(
+        RuntimeError, match=r"^mat1.* Network and data do not fit, .*Sequential ran on batch 0. Check the shape"
+    ):
         probe(mlp(), x)
 
 

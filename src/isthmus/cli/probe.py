@@ -276,7 +276,7 @@ def _explained(network: "Network", data: "Data") -> Iterator[None]:
     """Say whose fault it was that the network could not be read, and what to do."""
     import torch
 
-    from isthmus.probe.batches import misfit
+    from isthmus.probe.batches import CHECK, misfit
 
     try:
         yield
@@ -292,8 +292,8 @@ def _explained(network: "Network", data: "Data") -> Iterator[None]:
         if ran:
             what = ran[0].removeprefix("isthmus.probe: ")
             theirs = error.__cause__ or error
-            text = misfit(theirs, f"{network.name} and {data.name}", "what --data gives", what)
-            raise ValueError(text) from theirs
+            text = misfit(f"{network.name} and {data.name}", f"{type(theirs).__name__} {what}: {theirs}")
+            raise ValueError(f"{text}. {CHECK.format('what --data gives')}") from theirs
         if isinstance(error, TypeError):  # of the arguments, see `isthmus.probe.probe`
             raise ValueError(str(error)) from error
         raise

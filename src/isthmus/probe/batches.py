@@ -76,18 +76,18 @@ def raise_failed(error: Exception, model: nn.Module, batch: int) -> NoReturn:
     if type(error) not in (RuntimeError, ValueError, TypeError, IndexError, KeyError):
         error.add_note(note)
         raise error
-    text = misfit(error, f"{type(model).__name__} and the data", "the data", note.removeprefix("isthmus.probe: "))
-    made = type(error)(text)
+    what = f"{type(error).__name__} {note.removeprefix('isthmus.probe: ')}"
+    made = type(error)(f"{error}. {misfit('Network and data', what)}. {CHECK.format('the data')}")
     made.add_note(note)
     raise made from error
 
 
-def misfit(error: BaseException, both: str, data: str, ran: str) -> str:
+def misfit(both: str, what: str) -> str:
     """A network and data that do not fit, or a network that fails, in a sentence."""
-    return (
-        f"{both} do not fit, or the network fails: {type(error).__name__} {ran}: {error}. Check the shape, type and "
-        f"order of {data} against the network's forward"
-    )
+    return f"{both} do not fit, or the network fails: {what}"
+
+
+CHECK = "Check the shape, type and order of {} against the network's forward"
 
 
 def check_rereadable(data: object) -> None:

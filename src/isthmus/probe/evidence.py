@@ -97,6 +97,12 @@ class _Print:
         return changed or y.data_ptr() == self.x.data_ptr() or torch.equal(y.detach(), self.x)
 
 
+def _made(entry: Entry, output: object) -> list[tuple[str, Tensor]]:
+    """What a call returned but for tensors that it was given and did not touch, unless there are no others."""
+    found = readable((output,))
+    return [(place, x) for place, x in found if entry.versions.get(id(x), -1) != version(x)] or found
+
+
 def version(x: Tensor) -> int:
     """How often a tensor was changed in place; −1 where torch does not count."""
     return -1 if x.is_inference() else x._version
@@ -228,9 +234,8 @@ class Trail:
                     return place
         assert one.stack is not None
         if any(before.same(x) for before in last.entered for _, x in candidates):
-            self.apart.setdefault(
-                one.stack, f"{one.name} takes what {last.name} took: they are side by side, not in a row"
-            )
+            together = f"{one.name} takes what {last.name} took: they are side by side, not in a row"
+            self.apart.setdefault(one.stack, together)
         elif {len(before.x) for before in last.entered}.isdisjoint(len(x) for _, x in candidates):
             self.apart.setdefault(one.stack, f"{one.name} and {last.name} take different rows: not one after the other")
         else:
@@ -240,7 +245,7 @@ class Trail:
     def leave(self, one: Watched, output: object) -> None:
         """A module ends: now its state is known, if it has one."""
         entry = self._open[id(one.module)].pop()
-        outputs = readable((output,))
+        outputs = _made(entry, output)
         y = self.output_of(one.name, entry, output)
         if entry.open:
             self._settle(one, entry, y)
@@ -258,9 +263,7 @@ class Trail:
         choice = matching(self.output, name)
         if choice is not None:
             return pick(output, choice)[1]
-        found = [x for _, x in readable((output,))]
-        # what was handed through untouched is no state that the block made, unless it made none
-        made = [x for x in found if entry.versions.get(id(x), -1) != version(x)] or found
+        made = [x for _, x in _made(entry, output)]
         shapes = [x.shape for _, x in entry.candidates]
         return next((x for x in made if x.shape in shapes), made[0] if made else None)
 
