@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isthmus.activations import Activation, ReLU
-from isthmus.probe.batches import target_of
+from isthmus.probe.inputs import target_of
 from isthmus.probe.moments import checked_rows
 from isthmus.probe.removal import Loss, checked_loss
 from isthmus.probe.rows import with_tensor
@@ -27,7 +27,11 @@ class PenalisedLoss:
 
     loss: Loss
     weight_decay: float
-    target: Callable[[object], object]
+    target: Callable[[object], object] | None
+
+    def labels(self, batch: object, model: nn.Module) -> object:
+        """The target of a batch, by default what `isthmus.probe.batches.target_of` finds."""
+        return target_of(batch, model) if self.target is None else self.target(batch)
 
     def value(self, output: object, target: object, dtype: torch.dtype | None = None) -> Tensor:
         """The loss of a batch; targets that are no labels are brought to ``dtype`` where one is given."""
@@ -57,7 +61,7 @@ def penalised_loss(
             f"weight_decay: expected a positive number, got {weight_decay}: without a penalty on the weights there is "
             "no Hamiltonian"
         )
-    return PenalisedLoss(loss, float(weight_decay), target or target_of)
+    return PenalisedLoss(loss, float(weight_decay), target)
 
 
 def perturbed(output: Any, x: Tensor, delta: Tensor) -> Any | None:

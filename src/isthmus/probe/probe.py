@@ -14,20 +14,12 @@ from torch import Tensor, nn
 from isthmus.activations import Activation, ReLU
 from isthmus.flow import momenta, path
 from isthmus.model import LeakyResNet
-from isthmus.probe.batches import (
-    Forward,
-    Mask,
-    batches,
-    call_of,
-    device_of,
-    padding_mask,
-    raise_failed,
-    samples_in,
-    to_device,
-)
+from isthmus.probe.batches import batches, device_of, raise_failed, to_device
 from isthmus.probe.capture import Capture, undisturbed
 from isthmus.probe.evidence import Trail, followed
-from isthmus.probe.find import KINDS, Site, Skipped, find_layers, pattern_matches, unwrap
+from isthmus.probe.find import KINDS, Site, Skipped, find_layers, pattern_matches, unwrap, walk
+from isthmus.probe.inputs import Forward, call_of, samples_in
+from isthmus.probe.masks import Mask, asked_layers, masks_of
 from isthmus.probe.momenta import PenalisedLoss, penalised_loss
 from isthmus.probe.profile import NEVER_CALLED, Profile, by_reason, listed
 from isthmus.probe.reader import Reader, activations_of
@@ -48,7 +40,7 @@ def probe(
     output: Mapping[str, Choice] | None = None,
     state: Mapping[str, Choice] | None = None,
     mask: Mask = "auto",
-    sequence_first: bool = False,
+    sequence_first: bool | Mapping[str, bool] = False,
     forward: Forward | None = None,
     mode: str = "eval",
     autocast: torch.dtype | None = None,
@@ -83,8 +75,10 @@ def probe(
         output: by pattern of names, the index, key or function that picks the tensor to read; else the first one.
         state: by pattern of names of blocks, which argument is the state, by number, name or function; else as
             `isthmus.probe.evidence` says.
-        mask: padding: ``"auto"``, a dict's key, or a function of the batch → ``(samples, tokens)``, true where real.
-        sequence_first: tokens are ``(tokens, samples, width)`` (``batch_first=False``).
+        mask: padding: ``"auto"``, a dict's key, or a function of the batch → ``(samples, tokens)``, true where real; or
+            these by pattern of names, None for no padding: `isthmus.probe.masks`.
+        sequence_first: tokens are ``(tokens, samples, width)``, everywhere or by pattern; layers of `torch.nn` know it
+            (``batch_first=False``).
         forward: ``(model, batch) -> anything``, to run the model in another way.
         mode: ``eval``, or ``as_is`` for the mode each module is in.
         autocast: run under `torch.autocast` in this dtype.
@@ -172,28 +166,33 @@ class _Run:
 
 def _read_hooks(model: nn.Module, sites: list[Site], data: _Limit, reader: Reader, run: _Run) -> None:
     device = device_of(model)
+    reader.modules = dict(walk(model))
     enabled = run.autocast is not None
     # data outside of Capture: what a generator does between batches is not the model's
     wanted = run.objective is not None
     trail = Trail(followed(model, sites), reader.reading.state, reader.reading.output)
-    with undisturbed(model, run.mode, grad=wanted), Capture(sites, reader.event, trail, reader.entered) as capture:
+    reader.trail = trail
+    with (
+        undisturbed(model, run.mode, grad=wanted),
+        asked_layers(reader.modules, lambda: reader.masks),
+        Capture(sites, reader.event, trail, reader.entered) as capture,
+    ):
         for number, batch in enumerate(data):
             moved = to_device(batch, device)
-            mask, note = padding_mask(moved, run.mask)
-            if note:
-                reader.notes[note] = None
-            reader.begin(samples_in(moved, reader.reading.sequence_first), mask)
             call = call_of(model, moved, run.forward)
-            target = run.objective.target(moved) if run.objective is not None else None
+            masks, notes, doubts = masks_of(moved, call.named, run.mask)
+            reader.notes |= dict.fromkeys((*notes, *call.notes))
+            reader.doubts |= dict.fromkeys(doubts)
+            reader.begin(samples_in(moved, reader.reading.sequence_first is True), masks)
+            target = run.objective.labels(moved, model) if run.objective is not None else None
             try:
                 with capture.forward_pass(), torch.autocast(device.type, run.autocast, enabled=enabled):
                     output = call.run()
                     value = run.objective.value(output, target) if run.objective is not None else None
             except Exception as error:
-                raise_failed(error, model, number)
+                raise_failed(error, model, number, call.notes)
             if value is not None:
                 reader.gradients(value)
-            reader.notes |= dict.fromkeys(call.notes)
             reader.end()
     reader.judge(trail)
 
@@ -230,7 +229,7 @@ def _read_trajectory(
                     f"data: expected inputs (samples, {model.in_features}) for this LeakyResNet, got {got}"
                 )
             A = path(x.to(wide) @ model.in_map.detach().to(wide).T, W, rho, L_tilde, model.activation)
-            reader.begin(x.shape[0], None)
+            reader.begin(x.shape[0])
             for site in sites:
                 i = int(site.name.removeprefix("A_"))
                 before = Positions(A[i - 1].unsqueeze(1), None, "") if i else None
@@ -254,7 +253,7 @@ def _trajectory_momenta(
     with torch.enable_grad():
         end = A[-1].detach().requires_grad_()
         output = end @ model.out_map.detach().double().T
-        value = objective.value(output, objective.target(batch), torch.float64)
+        value = objective.value(output, objective.labels(batch, model), torch.float64)
         (last,) = torch.autograd.grad(value, end)
     # in units in which μ = 1: M = −∂C/∂A
     found = -momenta(A, -last, W, rho, model.effective_depth, model.activation)[1:]

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isthmus.activations import ACTIVATIONS, Activation, ReLU
+from isthmus.probe.axes import Axes, axes_of, without_batch
 from isthmus.probe.capture import Event
 from isthmus.probe.evidence import Trail
 from isthmus.probe.find import Site, Skipped, pattern_matches
+from isthmus.probe.masks import Masks
 from isthmus.probe.momenta import MomentumMoments, perturbed
 from isthmus.probe.moments import LayerMoments
 from isthmus.probe.pairs import PairMoments
@@ -56,18 +58,21 @@ class Reader:
     samples: int = 0
     # of the batch that runs now
     batch: int | None = None
-    mask: Tensor | None = None
+    masks: Masks = field(default_factory=Masks)
     # what waits for the batch's gradients
     waiting: dict[tuple[str, int], Waiting] = field(default_factory=dict)
     # the newest linear layer's output, for chains of them
     last: tuple[Site, Tensor, str | None] | None = None
     blocks: set[str] = field(default_factory=set)
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    trail: Trail = field(default_factory=lambda: Trail(()))
+    axes: dict[str, Axes] = field(default_factory=dict)
     # what could not be checked
     doubts: dict[str, None] = field(default_factory=dict)
 
-    def begin(self, batch: int | None, mask: Tensor | None) -> None:
-        """A batch starts: its number of samples, if known, and its padding mask."""
-        self.batch, self.mask, self.last = batch, mask, None
+    def begin(self, batch: int | None, masks: Masks | None = None) -> None:
+        """A batch starts: its number of samples, if known, and its padding."""
+        self.batch, self.masks, self.last = batch, masks or Masks(), None
         self.waiting = {}
 
     def end(self) -> None:
@@ -120,14 +125,16 @@ class Reader:
         choice = matching(self.reading.output, site.name)
         where, picked, others = pick(event.output, cast(Choice | None, choice), event.preferred)
         x = picked.detach()
-        rule = self.reading.channels
-        if not isinstance(rule, str):
-            rule = matching(rule, site.name) or "auto"
+        if without_batch(site.module, x):
+            raise Unreadable(f"of shape {tuple(x.shape)}: a {type(site.module).__name__} without a batch dimension")
+        axes = self.axes.setdefault(site.name, axes_of(site.name, self.modules))
+        masks = self.masks.of(site.name, self._of_memory(event))
 
         def like(x: Tensor) -> Positions:
-            return to_positions(x, site.module, self.reading, str(rule), self.batch, self.mask)
+            return to_positions(x, site, self.reading, axes, self.batch, masks)
 
         after = like(x)
+        self.doubts |= {f"{site.name}: {doubt}": None for doubt in after.doubts}
         before, name, stack = event.before, f"{site.name}:input", site.stack
         if site.kind == "linear":
             before, name, stack = self._chain(event, x)
@@ -153,6 +160,15 @@ class Reader:
             record.weight = _weight(site.module, record.activation)
         self.waiting[site.name, event.call] = Waiting(compared, after, delta, like)
         return new
+
+    def _of_memory(self, event: Event) -> bool:
+        """Whether a layer in a block works on what that was given besides its state: a decoder on the encoder's end."""
+        inside, x = event.site.inside, event.first_input
+        if inside not in self.modules or x is None or not self.masks.two:
+            return False
+        entry = self.trail.entry(self.modules[inside])
+        others = [y for place, y in entry.candidates if place != entry.place]
+        return any(x.data_ptr() == y.data_ptr() for y in others)
 
     def gradients(self, value: Tensor) -> None:
         """Take in the momenta of a batch, given its loss."""

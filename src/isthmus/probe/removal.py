@@ -7,17 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from isthmus.probe.batches import (
-    Forward,
-    batches,
-    call_of,
-    check_rereadable,
-    device_of,
-    samples_in,
-    target_of,
-    to_device,
-)
+from isthmus.probe.batches import batches, check_rereadable, device_of, to_device
 from isthmus.probe.capture import undisturbed
+from isthmus.probe.inputs import Forward, call_of, samples_in, target_of
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -116,7 +108,7 @@ class DropTask:
     data: object
     loss: Loss
     forward: Forward | None
-    target: Callable[[object], object]
+    target: Callable[[object], object] | None
     batch_size: int
 
     def __iter__(self) -> Iterator[object]:
@@ -128,7 +120,13 @@ class DropTask:
 
     def on(self, model: nn.Module, batch: object) -> Tensor:
         """The loss of a batch, on the model's device already."""
-        return checked_loss(self.loss(self.output(model, batch), self.target(batch)))
+        return checked_loss(self.loss(self.output(model, batch), self.labels(model, batch)))
+
+    def labels(self, model: nn.Module, batch: object) -> object:
+        """The target of a batch, by default what `isthmus.probe.batches.target_of` finds."""
+        if self.target is not None:
+            return self.target(batch)
+        return target_of(batch, model if self.forward is None else None)
 
     def mean(self, model: nn.Module) -> float:
         """Mean loss over the data."""
@@ -136,7 +134,7 @@ class DropTask:
         with undisturbed(model):
             for batch in self:
                 moved = to_device(batch, device)
-                n = samples_in(moved, False) or 1
+                n = samples_in(moved) or 1
                 total += n * float(self.on(model, moved))
                 samples += n
         if not samples:
@@ -155,4 +153,4 @@ def make_task(
     if not callable(loss):
         raise TypeError(f"loss: expected a function (output, target) -> scalar tensor, got {type(loss).__name__}")
     check_rereadable(data)
-    return DropTask(data, loss, forward, target or target_of, batch_size)
+    return DropTask(data, loss, forward, target, batch_size)

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isthmus.model import LeakyResNet
-from isthmus.probe.batches import Forward, device_of, samples_in, to_device
+from isthmus.probe.batches import device_of, to_device
 from isthmus.probe.capture import undisturbed
 from isthmus.probe.find import pattern_matches, stacks, unwrap, walk
 from isthmus.probe.gates import Gates
+from isthmus.probe.inputs import Forward, samples_in
 from isthmus.probe.merge import merge_pair, pair_candidates
 from isthmus.probe.removal import Candidate, DropTask, Loss, Round, Simplified, make_task
 from isthmus.probe.rows import tensors_in
@@ -44,7 +45,7 @@ def _predict(
                 value = task.on(model, moved)
             live = gates.live()
             t = [gates.t[name] for name in live]
-            n = samples_in(moved, False) or 1
+            n = samples_in(moved) or 1
             samples += n
             if not live or not value.requires_grad:
                 continue
@@ -316,7 +317,7 @@ def _whole(model: LeakyResNet, task: DropTask) -> tuple[Tensor, Any]:
     inputs, targets = [], []
     for batch in task:
         moved = to_device(batch, model.weight.device)
-        target = task.target(moved)
+        target = task.labels(model, moved)
         x = moved[0] if isinstance(moved, tuple | list) else moved
         if not isinstance(x, Tensor) or not isinstance(target, Tensor):
             raise TypeError("data: of a LeakyResNet expected batches (inputs, targets) of two tensors")
