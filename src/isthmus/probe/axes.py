@@ -4,11 +4,14 @@ The dimension that a module ends with is the size of what its last layer makes (
 ``normalized_shape``). Where two dimensions have that size, or none, the class of the module decides, and it is said.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 _LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.RMSNorm, nn.MultiheadAttention, nn.RNNBase)
 CONV = nn.modules.conv._ConvNd
@@ -106,6 +109,59 @@ def tokens_first(module: nn.Module) -> bool | None:
     if isinstance(module, nn.Transformer | nn.RNNBase | nn.MultiheadAttention):
         return not module.batch_first
     return None
+
+
+class Unbatched(ValueError):
+    """Samples that come one by one."""
+
+
+@contextmanager
+def guards(
+    modules: Mapping[str, nn.Module],
+    rank: Callable[[], int],
+    packed: Callable[[PackedSequence], None],
+    doubt: Callable[[str], None],
+) -> Iterator[None]:
+    """While open, layers that take samples without a batch dimension say so, and recurrent ones what was packed.
+
+    Args:
+        modules: of the model, by name.
+        rank: of what the model is called with: where it is higher, the model takes its samples apart itself.
+        packed: called with packed sequences.
+        doubt: called with what could not be told.
+
+    Raises:
+        Unbatched: from inside the forward pass.
+    """
+    handles = []
+
+    def watch(name: str, module: nn.Module) -> None:
+        def enters(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            x = next(iter((*args, *kwargs.values())), None)
+            made = output[0] if isinstance(output, tuple) and not hasattr(output, "_fields") else output
+            if isinstance(made, PackedSequence):
+                packed(made)
+            elif isinstance(x, Tensor) and without_batch(module, x) and x.ndim >= rank():
+                raise Unbatched(
+                    f"data: {name} ({type(module).__name__}) was given a sample of shape {tuple(x.shape)}, without a "
+                    "batch dimension: samples come one by one; wrap the data in torch.utils.data.DataLoader"
+                )
+            elif isinstance(x, Tensor) and not isinstance(module, (CONV, *POOL)) and x.ndim == 2 >= rank():
+                doubt(
+                    f"{name}: a {type(module).__name__} was given {tuple(x.shape)}, a sequence without samples; where "
+                    "samples come one by one, wrap the data in torch.utils.data.DataLoader"
+                )
+
+        handles.append(module.register_forward_hook(enters, with_kwargs=True))
+
+    try:
+        for name, module in modules.items():
+            if isinstance(module, (CONV, *POOL, nn.RNNBase, nn.MultiheadAttention)):
+                watch(name or "(model)", module)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ def raise_failed(error: Exception, model: nn.Module, batch: int, notes: Sequence
     """
     note = f"isthmus.probe: while {type(model).__name__} ran on batch {batch}"
     if type(error) not in (RuntimeError, ValueError, TypeError, IndexError, KeyError):
-        error.add_note(note)
+        for line in (note, *notes):
+            error.add_note(line)
         raise error
     what = f"{type(error).__name__} {note.removeprefix('isthmus.probe: ')}"
     made = type(error)(f"{error}. {misfit('Network and data', what)}. {'; '.join((CHECK.format('the data'), *notes))}")

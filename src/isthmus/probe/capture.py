@@ -5,6 +5,7 @@ sets hooks and takes them off again, whatever happens, Ctrl-C included. Readers 
 the next layer runs: an in-place operation that follows cannot change what was read.
 """
 
+import copy
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -28,10 +29,10 @@ MODES = ("eval", "as_is")
 def undisturbed(model: nn.Module, mode: str = "eval", grad: bool = False) -> Iterator[None]:
     """Run the model inside; afterwards everything is as it was.
 
-    Without gradients; in ``eval`` mode or (``as_is``) in the mode in which each module is; buffers are put back
-    (running averages move in train mode, counters of calls in any); compiled parts run uncompiled (a compiled graph
-    ignores new hooks); the fused fast path of `torch.nn.TransformerEncoder` is off (it calls no inner module, and drops
-    padded tokens).
+    Without gradients; in ``eval`` mode or (``as_is``) in the mode in which each module is; buffers and attributes are
+    put back (running averages move in train mode, counters of calls and caches in any); compiled parts run uncompiled
+    (a compiled graph ignores new hooks); the fused fast path of `torch.nn.TransformerEncoder` is off (it calls no inner
+    module, and drops padded tokens).
 
     Args:
         model: any module.
@@ -39,20 +40,16 @@ def undisturbed(model: nn.Module, mode: str = "eval", grad: bool = False) -> Ite
         grad: leave gradients on.
 
     Raises:
-        ValueError: another mode.
+        ValueError: another mode, or weights without values.
     """
     if mode not in MODES:
         raise ValueError(f"mode: expected 'eval' or 'as_is' (the mode each module is in), got {mode!r}")
-    training = [(module, module.training) for module in model.modules()]
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    check_values(model)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.enter_context(generators_restored(model))
+        stack.enter_context(state_restored(model, mode == "eval"))
         try:
-            if mode == "eval":
-                # not model.eval(), which some models override with effects of their own (frozen normalisation, say)
-                for module, _ in training:
-                    module.training = False
             torch.backends.mha.set_fastpath_enabled(False)
             if "torch._dynamo" in sys.modules:  # importing it takes seconds, and without it nothing is compiled
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -62,11 +59,71 @@ def undisturbed(model: nn.Module, mode: str = "eval", grad: bool = False) -> Ite
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
-            for module, was in training:
-                module.training = was
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+
+
+# What every module has; of its other attributes a forward pass may make use to keep something between calls.
+_INTERNAL = frozenset(vars(nn.Module()))
+
+
+def check_values(model: nn.Module) -> None:
+    """Refuse weights that have no values yet.
+
+    Raises:
+        ValueError: lazy layers, or weights on the meta device that no hook loads.
+    """
+    tensors = [(name, x) for named in (model.named_parameters(), model.named_buffers()) for name, x in named]
+    lazy = [name for name, x in tensors if isinstance(x, torch.nn.parameter.UninitializedTensorMixin)]
+    if lazy:
+        raise ValueError(
+            f"model: lazy layers take their shapes from a first forward pass, which they need before they are read: "
+            f"{', '.join(lazy[:4])}; call model(batch) once"
+        )
+    meta = [name for name, x in tensors if x.is_meta]
+    if meta and not any(hasattr(module, "_hf_hook") for module in model.modules()):
+        raise ValueError(f"model: weights without values, on the meta device: {', '.join(meta[:4])}; load them first")
+
+
+@contextmanager
+def state_restored(model: nn.Module, evaluate: bool) -> Iterator[None]:
+    """Put back modes, buffers, and what modules keep in attributes, also where a forward pass assigns them anew.
+
+    Models that override ``train`` drop caches in it, or put weights together: theirs is called, on both ways.
+    """
+    modules = list(model.modules())
+    training = [module.training for module in modules]
+    attributes = [{k: v for k, v in vars(module).items() if k not in _INTERNAL} for module in modules]
+    buffers = [dict(module._buffers) for module in modules]
+    own = [module for module in modules if evaluate and type(module).train is not nn.Module.train]
+    kept = [p for module in own for p in module._parameters.values() if p is not None]
+    plain = [value for one in attributes for value in one.values()]
+    kept += [x for x in (*model.buffers(), *plain) if isinstance(x, Tensor)]
+    values = [(x, x.detach().clone()) for x in kept]
+    contents = [(value, copy.copy(value)) for value in plain if isinstance(value, list | dict | set)]
+    try:
+        if own:
+            model.eval()
+        for module in modules if evaluate else ():
+            module.training = False
+        yield
+    finally:
+        if own:
+            model.train(training[0])
+        for module, was, old, before in zip(modules, training, attributes, buffers, strict=True):
+            module.training = was
+            for name in [k for k in vars(module) if k not in _INTERNAL and k not in old]:
+                del vars(module)[name]
+            vars(module).update(old)
+            module._buffers.clear()
+            module._buffers.update(before)
+        for value, was in contents:
+            value.clear()
+            (value.extend if isinstance(value, list) else value.update)(was)
+        with torch.no_grad():
+            for x, was in values:
+                if x.shape != was.shape:
+                    x.data = was
+                elif not torch.equal(x, was):
+                    x.copy_(was)
 
 
 @contextmanager

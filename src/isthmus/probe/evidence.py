@@ -178,10 +178,20 @@ class Trail:
             handles.append(one.module.register_forward_hook(leaves, with_kwargs=True))
         return handles
 
-    def entry(self, module: nn.Module) -> Entry:
-        """The call of a module that is open, or else the one that has just ended."""
+    def find(self, module: nn.Module) -> Entry | None:
+        """The call of a module that is open, or else the one that has just ended; None where it is not followed."""
         waiting = self._open.get(id(module))
-        return waiting[-1] if waiting else self.done[id(module)]
+        return waiting[-1] if waiting else self.done.get(id(module))
+
+    def place_of(self, name: str) -> str | None:
+        """Where among its arguments a module's state was found, by what it returned."""
+        return self._places.get(name)
+
+    def entry(self, module: nn.Module) -> Entry:
+        """The same of a module that is followed."""
+        found = self.find(module)
+        assert found is not None
+        return found
 
     def enter(self, one: Watched, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A module begins."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from isthmus.probe.batches import no_array, not_dense
+from isthmus.probe.batches import no_array
 from isthmus.probe.rows import tensors_in
 
 LABELS = ("label", "labels", "target", "targets", "y")
@@ -33,8 +33,6 @@ def inputs_of(model: nn.Module, batch: object) -> "Inputs":
             two elements of which it cannot be told what they are.
     """
     if isinstance(batch, Tensor):
-        if batch.layout != torch.strided or batch.is_nested:
-            raise TypeError(not_dense(batch))
         return Inputs((batch,), {}, dict(zip(_Forward(model).names[:1], (batch,), strict=False)))
     if isinstance(batch, tuple | list):
         if not batch:

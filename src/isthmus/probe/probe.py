@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from isthmus.activations import Activation, ReLU
 from isthmus.flow import momenta, path
 from isthmus.model import LeakyResNet
+from isthmus.probe.axes import guards
 from isthmus.probe.batches import batches, device_of, raise_failed, to_device
 from isthmus.probe.capture import Capture, undisturbed
 from isthmus.probe.evidence import Trail, followed
@@ -175,6 +176,7 @@ def _read_hooks(model: nn.Module, sites: list[Site], data: _Limit, reader: Reade
     with (
         undisturbed(model, run.mode, grad=wanted),
         asked_layers(reader.modules, lambda: reader.masks),
+        guards(reader.modules, lambda: reader.rank, reader.packs, lambda text: reader.doubts.update({text: None})),
         Capture(sites, reader.event, trail, reader.entered) as capture,
     ):
         for number, batch in enumerate(data):
@@ -184,6 +186,7 @@ def _read_hooks(model: nn.Module, sites: list[Site], data: _Limit, reader: Reade
             reader.notes |= dict.fromkeys((*notes, *call.notes))
             reader.doubts |= dict.fromkeys(doubts)
             reader.begin(samples_in(moved, reader.reading.sequence_first is True), masks)
+            reader.rank = max((x.ndim for x in call.inputs), default=0)
             target = run.objective.labels(moved, model) if run.objective is not None else None
             try:
                 with capture.forward_pass(), torch.autocast(device.type, run.autocast, enabled=enabled):

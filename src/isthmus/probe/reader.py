@@ -7,11 +7,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from isthmus.activations import ACTIVATIONS, Activation, ReLU
 from isthmus.probe.axes import Axes, axes_of, without_batch
 from isthmus.probe.capture import Event
-from isthmus.probe.evidence import Trail
+from isthmus.probe.evidence import Trail, readable
 from isthmus.probe.find import Site, Skipped, pattern_matches
 from isthmus.probe.masks import Masks
 from isthmus.probe.momenta import MomentumMoments, perturbed
@@ -64,6 +65,9 @@ class Reader:
     # the newest linear layer's output, for chains of them
     last: tuple[Site, Tensor, str | None] | None = None
     blocks: set[str] = field(default_factory=set)
+    packed: PackedSequence | None = None
+    presumed: dict[str, str] = field(default_factory=dict)
+    rank: int = 0
     modules: dict[str, nn.Module] = field(default_factory=dict)
     trail: Trail = field(default_factory=lambda: Trail(()))
     axes: dict[str, Axes] = field(default_factory=dict)
@@ -73,7 +77,11 @@ class Reader:
     def begin(self, batch: int | None, masks: Masks | None = None) -> None:
         """A batch starts: its number of samples, if known, and its padding."""
         self.batch, self.masks, self.last = batch, masks or Masks(), None
-        self.waiting = {}
+        self.waiting, self.packed = {}, None
+
+    def packs(self, packed: PackedSequence) -> None:
+        """Recurrent layers run on packed sequences: rows of as many are in order of time, not of samples."""
+        self.packed = packed
 
     def end(self) -> None:
         """A batch is through."""
@@ -83,6 +91,9 @@ class Reader:
     def judge(self, trail: Trail) -> None:
         """After all batches: what blocks took and returned decides which are a stack, and which were read right."""
         self.doubts |= trail.doubts
+        for name, place in self.presumed.items():
+            if trail.place_of(name) not in (place, None):
+                self.doubts[f"{name}: layers inside it may have been given the padding of the other sequence"] = None
         for (name, call), record in list(self.records.items()):
             if name in trail.misread:
                 kind, reason = record.type, trail.misread[name]
@@ -130,8 +141,14 @@ class Reader:
         axes = self.axes.setdefault(site.name, axes_of(site.name, self.modules))
         masks = self.masks.of(site.name, self._of_memory(event))
 
+        packed = self.packed if self.packed is not None and len(x) == len(self.packed.data) else None
+
         def like(x: Tensor) -> Positions:
-            return to_positions(x, site, self.reading, axes, self.batch, masks)
+            if packed is None or x.ndim != 2:
+                return to_positions(x, site, self.reading, axes, self.batch, masks)
+            padded, lengths = pad_packed_sequence(packed._replace(data=x), batch_first=True)
+            real = torch.arange(padded.shape[1], device=x.device) < lengths.to(x.device)[:, None]
+            return to_positions(padded, site, self.reading, Axes(tokens_first=False), self.batch, [real])
 
         after = like(x)
         self.doubts |= {f"{site.name}: {doubt}": None for doubt in after.doubts}
@@ -164,11 +181,14 @@ class Reader:
     def _of_memory(self, event: Event) -> bool:
         """Whether a layer in a block works on what that was given besides its state: a decoder on the encoder's end."""
         inside, x = event.site.inside, event.first_input
-        if inside not in self.modules or x is None or not self.masks.two:
+        entry = None if inside is None or not self.masks.two else self.trail.find(self.modules[inside])
+        if entry is None or x is None:
             return False
-        entry = self.trail.entry(self.modules[inside])
-        others = [y for place, y in entry.candidates if place != entry.place]
-        return any(x.data_ptr() == y.data_ptr() for y in others)
+        given = readable(entry.given)
+        place = entry.place
+        if place is None and given:  # it shows when the block ends; `judge` compares
+            place = self.presumed[str(inside)] = given[0][0]
+        return any(x.data_ptr() == y.data_ptr() for where, y in given if where != place)
 
     def gradients(self, value: Tensor) -> None:
         """Take in the momenta of a batch, given its loss."""
