@@ -138,3 +138,50 @@ def test_weights_without_values_are_refused():
         net = nn.Sequential(nn.Linear(4, 4, bias=False))
     with pytest.raises(ValueError, match=r"weights without values, on the meta device: 0.weight; load them first"):
         probe(net, torch.randn(5, 4))
+
+
+# --- the self-check ---------------------------------------------------------------------------------------------------
+
+
+class Looks(nn.Module):
+    """Takes another way where its layer has hooks, as fused paths do."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.l, self.how, self.drop = nn.Linear(4, 4), how, nn.Dropout(0.5)
+
+    def forward(self, x):
+        if self.how == "hooks" and self.l._forward_hooks:
+            return 2 * self.l(x)
+        return self.l(self.drop(x))
+
+
+def test_a_network_that_is_another_with_hooks_is_doubted():
+    profile = probe(Looks("hooks"), torch.randn(20, 4))
+    assert "is not, bit for bit, the one without" in profile.doubts[0]
+
+
+@pytest.mark.parametrize("mode", ["eval", "as_is"])
+def test_the_check_changes_nothing_and_finds_nothing_where_there_is_nothing(mode):
+    net, x = Looks("same").train(), torch.randn(20, 4)
+    torch.manual_seed(3)
+    profile = probe(net, x, mode=mode)
+    torch.manual_seed(3)
+    if mode == "eval":
+        net.eval()
+    expected = torch.linalg.svdvals(net(x).detach().double())
+    assert profile.doubts == ()
+    torch.testing.assert_close(profile.spectrum("l"), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_rows_that_are_no_multiple_of_the_samples_are_doubted():
+    class Drops(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.l = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.l(x.reshape(-1, 4)[:-1])
+
+    profile = probe(Drops(), torch.randn(20, 3, 4))
+    assert any("its 59 rows are no multiple of the batch's 20 samples" in doubt for doubt in profile.doubts)

@@ -37,9 +37,9 @@ def sizes_of(layer: nn.Module) -> tuple[int, int] | None:
         made = (layer.proj_size or layer.hidden_size) * (2 if layer.bidirectional else 1)
         return layer.input_size, made
     for name in ("num_features", "num_channels", "embed_dim", "embedding_dim"):
-        size = getattr(layer, name, None)
-        if isinstance(size, int) and isinstance(layer, (*_FIRST, nn.MultiheadAttention, nn.Embedding)):
-            return size, size
+        held = getattr(layer, name, None)
+        if isinstance(held, int) and isinstance(layer, (*_FIRST, nn.MultiheadAttention, nn.Embedding)):
+            return held, held
     weight = layer._parameters.get("weight")
     if weight is None or isinstance(weight, nn.parameter.UninitializedParameter) or weight.ndim not in (1, 2):
         return None

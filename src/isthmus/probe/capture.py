@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from isthmus.probe.evidence import Entry, Trail, readable
 from isthmus.probe.find import Site
+from isthmus.probe.rows import tensors_in
 
 MODES = ("eval", "as_is")
 
@@ -72,7 +74,7 @@ def check_values(model: nn.Module) -> None:
         ValueError: lazy layers, or weights on the meta device that no hook loads.
     """
     tensors = [(name, x) for named in (model.named_parameters(), model.named_buffers()) for name, x in named]
-    lazy = [name for name, x in tensors if isinstance(x, torch.nn.parameter.UninitializedTensorMixin)]
+    lazy = [name for name, x in tensors if isinstance(x, UninitializedParameter | UninitializedBuffer)]
     if lazy:
         raise ValueError(
             f"model: lazy layers take their shapes from a first forward pass, which they need before they are read: "
@@ -94,7 +96,7 @@ def state_restored(model: nn.Module, evaluate: bool) -> Iterator[None]:
     attributes = [{k: v for k, v in vars(module).items() if k not in _INTERNAL} for module in modules]
     buffers = [dict(module._buffers) for module in modules]
     own = [module for module in modules if evaluate and type(module).train is not nn.Module.train]
-    kept = [p for module in own for p in module._parameters.values() if p is not None]
+    kept: list[Tensor] = [p for module in own for p in module._parameters.values() if p is not None]
     plain = [value for one in attributes for value in one.values()]
     kept += [x for x in (*model.buffers(), *plain) if isinstance(x, Tensor)]
     values = [(x, x.detach().clone()) for x in kept]
@@ -115,15 +117,25 @@ def state_restored(model: nn.Module, evaluate: bool) -> Iterator[None]:
             vars(module).update(old)
             module._buffers.clear()
             module._buffers.update(before)
-        for value, was in contents:
-            value.clear()
-            (value.extend if isinstance(value, list) else value.update)(was)
+        for held, content in contents:
+            held.clear()
+            (held.extend if isinstance(held, list) else held.update)(content)
         with torch.no_grad():
-            for x, was in values:
-                if x.shape != was.shape:
-                    x.data = was
-                elif not torch.equal(x, was):
-                    x.copy_(was)
+            for x, value in values:
+                if x.shape != value.shape:
+                    x.data = value
+                elif not torch.equal(x, value):
+                    x.copy_(value)
+
+
+def same_bits(a: object, b: object) -> bool:
+    """Whether two outputs hold the same tensors, NaN where the other has NaN."""
+    pairs = ([x for _, x in tensors_in(one)] for one in (a, b))
+    return all(
+        x.shape == y.shape and (torch.equal(x, y) or bool(((x == y) | ((x != x) & (y != y))).all()))
+        for x, y in zip(*pairs, strict=False)
+        if x.layout == torch.strided and not x.is_nested and not y.is_nested
+    )
 
 
 @contextmanager

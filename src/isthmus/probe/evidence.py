@@ -279,8 +279,8 @@ class Trail:
 
     def _settle(self, one: Watched, entry: Entry, y: Tensor | None) -> None:
         """Choose among several arguments: of the output's shape, and nearest to it."""
-        fits = [(place, x) for place, x in entry.candidates if y is not None and x.shape == y.shape]
-        if not fits:
+        fits = [] if y is None else [(place, x) for place, x in entry.candidates if x.shape == y.shape]
+        if y is None or not fits:
             entry.settle(*entry.candidates[0], copy=False)
             return
         far = sorted((float((y.detach() - x.detach()).double().norm()), i) for i, (_, x) in enumerate(fits))
@@ -307,6 +307,6 @@ def followed(model: nn.Module, sites: Iterable[Site]) -> list[Watched]:
     for site in sites:
         if site.pair or site.where == "input":
             name, one = site.name.removesuffix(":input"), found.get(id(site.module))
-            stack, keep = (None, False) if one is None else (one.stack, one.keep)
-            found[id(site.module)] = Watched(name, site.module, stack or site.stack, keep or site.pair)
+            own = site.stack if one is None or one.stack is None else one.stack
+            found[id(site.module)] = Watched(name, site.module, own, site.pair or (one is not None and one.keep))
     return list(found.values())

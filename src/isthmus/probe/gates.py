@@ -45,7 +45,7 @@ class PassThrough(nn.Module):
         return "constant", None if any(tensors_in(value)) else value
 
     def _argument(self, key: int | str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        named = dict(zip(self._names, args, strict=False)) | kwargs
+        named = dict(zip(self._names, args, strict=False)) | dict(kwargs)
         if isinstance(key, str):
             return named.get(key)
         return args[key] if key < len(args) else named.get(self._names[key] if key < len(self._names) else "")

@@ -180,6 +180,39 @@ def samples_in(batch: object, sequence_first: bool = False) -> int | None:
     return max(sizes, key=lambda one: (votes[one[0]], one[1]))[0] if sizes else None
 
 
+def leaves_out(loss: object) -> bool:
+    """Whether a loss is known to leave out labels of −100, or of another number that it has."""
+    known = isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
+    return known or loss in (nn.functional.cross_entropy, nn.functional.nll_loss)
+
+
+def doubt_of(loss: object, target: object) -> list[str]:
+    """What cannot be told of a mean: whether a loss of the caller's leaves out the labels that others ignore."""
+    if leaves_out(loss) or not isinstance(target, Tensor) or target.is_floating_point():
+        return []
+    if not bool((target == -100).any()):
+        return []
+    return [
+        "labels of -100: batches count by their samples, as if the mean were over all of them"
+    ]
+
+
+def weight_of(loss: object, target: object, samples: int) -> float:
+    """What the mean of a batch's loss is over, so that batches add up whatever their sizes.
+
+    Cross-entropies leave ignored labels out and count the others by their classes' weights; of any other loss the mean
+    is taken to be over samples.
+    """
+    if not leaves_out(loss):
+        return float(samples)
+    if not isinstance(target, Tensor) or target.is_floating_point():
+        return float(samples)
+    counted = target != (loss.ignore_index if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) else -100)
+    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and loss.weight is not None:
+        return float(loss.weight.double()[target[counted]].sum())
+    return float(counted.sum())
+
+
 def target_of(batch: object, model: nn.Module | None = None) -> object:
     """The labels of a batch: of a tuple what the model does not take, or the first of a dict's keys in `LABELS`.
 

@@ -102,9 +102,9 @@ class Masks:
         around = [".".join(parts[:up]) for up in range(len(parts), 0, -1)]
         inside = next((one for one in (*around, "(model)") if one in self.given), None)
         if inside is not None and not memory:
-            known = self.given[inside]
-            if known is not None or self.two:
-                return [] if known is None else [known]
+            own = self.given[inside]
+            if own is not None or self.two:
+                return [] if own is None else [own]
         if not self.two:
             return [] if self.source is None else [self.source]
         if memory or _named(parts, "encoder"):

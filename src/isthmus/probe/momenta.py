@@ -90,17 +90,17 @@ class MomentumMoments:
         # Σ g σ(a)ᵀ; Σ ⟨g, before⟩, Σ ⟨g, after⟩, Σ ‖g‖²: g times the samples of its batch, whose mean the loss is
         self._features = torch.zeros(width, width + self.activation.extra, **size)
         self._rows = torch.zeros(3, **size)
-        self.count, self.samples = 0, 0
+        self.count, self.samples = 0, 0.0
 
     @torch.no_grad()
-    def update(self, before: Tensor, after: Tensor, gradient: Tensor, batch: int, samples: int) -> None:
+    def update(self, before: Tensor, after: Tensor, gradient: Tensor, batch: float, samples: float) -> None:
         """Add rows ``(n, width)`` of states before and after, and of gradients of the batch's loss after.
 
         Args:
             before: states before the step.
             after: states after it.
             gradient: of the batch's mean loss, at the states after.
-            batch: samples in the whole batch.
+            batch: what the batch's loss is a mean over: its samples, or their labels.
             samples: how many of them these rows come from.
 
         Raises:
@@ -138,13 +138,14 @@ class MomentumMoments:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors that hold everything."""
-        counts = torch.tensor([self.count, self.samples])
+        counts = torch.tensor([self.count, self.samples], dtype=torch.float64)
         return {"features": self._features.clone(), "rows": self._rows.clone(), "counts": counts}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take the state of sums made with the same arguments."""
         self._features, self._rows = (state[name].to(self._rows, copy=True) for name in ("features", "rows"))
-        self.count, self.samples = state["counts"].tolist()
+        count, self.samples = state["counts"].tolist()
+        self.count = int(count)
 
     def best_weights(self, decay: float) -> Tensor:
         """``M σ(A)ᵀ``, ``(width, width_in)``: the weights V of a step at which the objective is stationary."""

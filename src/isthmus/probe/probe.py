@@ -6,6 +6,7 @@ The quantities are those of arXiv:2405.17573 (theory file, sections 2 and 4); th
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, cast
 
 import torch
@@ -16,10 +17,10 @@ from isthmus.flow import momenta, path
 from isthmus.model import LeakyResNet
 from isthmus.probe.axes import guards
 from isthmus.probe.batches import batches, device_of, raise_failed, to_device
-from isthmus.probe.capture import Capture, undisturbed
+from isthmus.probe.capture import Capture, same_bits, undisturbed
 from isthmus.probe.evidence import Trail, followed
 from isthmus.probe.find import KINDS, Site, Skipped, find_layers, pattern_matches, unwrap, walk
-from isthmus.probe.inputs import Forward, call_of, samples_in
+from isthmus.probe.inputs import Forward, call_of, doubt_of, samples_in, weight_of
 from isthmus.probe.masks import Mask, asked_layers, masks_of
 from isthmus.probe.momenta import PenalisedLoss, penalised_loss
 from isthmus.probe.profile import NEVER_CALLED, Profile, by_reason, listed
@@ -166,38 +167,61 @@ class _Run:
 
 
 def _read_hooks(model: nn.Module, sites: list[Site], data: _Limit, reader: Reader, run: _Run) -> None:
-    device = device_of(model)
     reader.modules = dict(walk(model))
-    enabled = run.autocast is not None
+    reader.trail = Trail(followed(model, sites), reader.reading.state, reader.reading.output)
     # data outside of Capture: what a generator does between batches is not the model's
-    wanted = run.objective is not None
-    trail = Trail(followed(model, sites), reader.reading.state, reader.reading.output)
-    reader.trail = trail
-    with (
-        undisturbed(model, run.mode, grad=wanted),
-        asked_layers(reader.modules, lambda: reader.masks),
-        guards(reader.modules, lambda: reader.rank, reader.packs, lambda text: reader.doubts.update({text: None})),
-        Capture(sites, reader.event, trail, reader.entered) as capture,
-    ):
-        for number, batch in enumerate(data):
-            moved = to_device(batch, device)
-            call = call_of(model, moved, run.forward)
-            masks, notes, doubts = masks_of(moved, call.named, run.mask)
-            reader.notes |= dict.fromkeys((*notes, *call.notes))
-            reader.doubts |= dict.fromkeys(doubts)
-            reader.begin(samples_in(moved, reader.reading.sequence_first is True), masks)
-            reader.rank = max((x.ndim for x in call.inputs), default=0)
-            target = run.objective.labels(moved, model) if run.objective is not None else None
-            try:
-                with capture.forward_pass(), torch.autocast(device.type, run.autocast, enabled=enabled):
-                    output = call.run()
-                    value = run.objective.value(output, target) if run.objective is not None else None
-            except Exception as error:
-                raise_failed(error, model, number, call.notes)
-            if value is not None:
-                reader.gradients(value)
-            reader.end()
-    reader.judge(trail)
+    with undisturbed(model, run.mode, grad=run.objective is not None):
+        whole = enumerate(data)
+        first = list(islice(whole, 1))
+        # the first batch twice: what the network makes without hooks is what it must make with them
+        alone = [_pass(model, batch, number, reader, run) for number, batch in first]
+        with (
+            asked_layers(reader.modules, lambda: reader.masks),
+            guards(reader.modules, lambda: reader.rank, reader.packs, lambda text: reader.doubts.update({text: None})),
+            Capture(sites, reader.event, reader.trail, reader.entered) as capture,
+        ):
+            for number, batch in chain(first, whole):
+                output = _pass(model, batch, number, reader, run, capture)
+                if number == 0 and not same_bits(alone.pop(), output):
+                    reader.doubts[HOOKS_CHANGE] = None
+    reader.judge(reader.trail)
+
+
+def _pass(
+    model: nn.Module, given: object, number: int, reader: Reader, run: _Run, capture: Capture | None = None
+) -> object:
+    """The network's output on a batch: read with its hooks by the reader, or without them, leaving nothing behind."""
+    device = device_of(model)
+    batch = to_device(given, device)
+    call = call_of(model, batch, run.forward)
+    target = run.objective.labels(batch, model) if run.objective is not None else None
+    value = None
+    if capture is not None:
+        masks, notes, doubts = masks_of(batch, call.named, run.mask)
+        reader.notes |= dict.fromkeys((*notes, *call.notes))
+        doubts += doubt_of(run.objective.loss, target) if run.objective is not None else []
+        reader.doubts |= dict.fromkeys(doubts)
+        reader.begin(samples_in(batch, reader.reading.sequence_first is True), masks)
+        reader.rank = max((x.ndim for x in call.inputs), default=0)
+    around = undisturbed(model, "as_is", torch.is_grad_enabled()) if capture is None else capture.forward_pass()
+    try:
+        with around, torch.autocast(device.type, run.autocast, enabled=run.autocast is not None):
+            output = call.run()
+            if run.objective is not None and capture is not None:
+                value = run.objective.value(output, target)
+    except Exception as error:
+        raise_failed(error, model, number, call.notes)
+    if value is not None and run.objective is not None:
+        reader.gradients(value, weight_of(run.objective.loss, target, reader.batch or 1))
+    if capture is not None:
+        reader.end()
+    return output
+
+
+HOOKS_CHANGE = (
+    "the network's output with hooks is not, bit for bit, the one without: it looks at hooks, draws at random, or "
+    "keeps something between calls; what was read may be of another pass than the network makes alone"
+)
 
 
 def _leaky_sites(model: LeakyResNet, layers: object) -> tuple[list[Site], list[Skipped]]:
@@ -256,8 +280,12 @@ def _trajectory_momenta(
     with torch.enable_grad():
         end = A[-1].detach().requires_grad_()
         output = end @ model.out_map.detach().double().T
-        value = objective.value(output, objective.labels(batch, model), torch.float64)
+        target = objective.labels(batch, model)
+        value = objective.value(output, target, torch.float64)
         (last,) = torch.autograd.grad(value, end)
+    weight = weight_of(objective.loss, target, len(end))
+    if not weight:  # a mean over nothing
+        return
     # in units in which μ = 1: M = −∂C/∂A
     found = -momenta(A, -last, W, rho, model.effective_depth, model.activation)[1:]
     for site in sites:
@@ -265,7 +293,8 @@ def _trajectory_momenta(
         if i:
             before, after, gradient = (Positions(x.unsqueeze(1), None, "") for x in (A[i - 1], A[i], found[i - 1]))
             decay = objective.weight_decay / float(rho[i - 1])
-            reader.momenta(site.name, before, after, gradient, decay, (rho[i - 1] * W[i - 1]).cpu())
+            V = (rho[i - 1] * W[i - 1]).cpu()
+            reader.momenta(site.name, before, after, gradient, decay, V, mean_over=weight)
 
 
 def _profile(reader: Reader, sites: list[Site], skipped: list[Skipped], gamma0: float, seen: int) -> Profile:

@@ -13,7 +13,7 @@ from isthmus.activations import ACTIVATIONS, Activation, ReLU
 from isthmus.probe.axes import Axes, axes_of, without_batch
 from isthmus.probe.capture import Event
 from isthmus.probe.evidence import Trail, readable
-from isthmus.probe.find import Site, Skipped, pattern_matches
+from isthmus.probe.find import Site, Skipped, adapted, pattern_matches
 from isthmus.probe.masks import Masks
 from isthmus.probe.momenta import MomentumMoments, perturbed
 from isthmus.probe.moments import LayerMoments
@@ -174,7 +174,12 @@ class Reader:
             self.notes[f"{site.name}: no momenta, the tensor read is made of its output and no part of it"] = None
             return None
         if site.kind == "linear":
-            record.weight = _weight(site.module, record.activation)
+            try:
+                record.weight = _weight(site.module, record.activation)
+            except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
+                what = (str(error).splitlines() or [type(error).__name__])[0]
+                self.notes[f"{site.name}: no momenta, its weights cannot be read as they are ({what:.90})"] = None
+                return None
         self.waiting[site.name, event.call] = Waiting(compared, after, delta, like)
         return new
 
@@ -190,8 +195,10 @@ class Reader:
             place = self.presumed[str(inside)] = given[0][0]
         return any(x.data_ptr() == y.data_ptr() for where, y in given if where != place)
 
-    def gradients(self, value: Tensor) -> None:
-        """Take in the momenta of a batch, given its loss."""
+    def gradients(self, value: Tensor, weight: float) -> None:
+        """Take in the momenta of a batch, given its loss and what that is a mean over."""
+        if not weight:  # a mean over nothing
+            return
         waiting = [(key, one) for key, one in self.waiting.items() if key in self.records and self.records[key].pairs]
         deltas = [one.delta for _, one in waiting]
         found: list[Any] = [None] * len(deltas)
@@ -201,7 +208,7 @@ class Reader:
             if g is not None:
                 assert self.weight_decay is not None
                 record = self.records[name, call]
-                self.momenta(name, one.before, one.after, one.like(g), self.weight_decay, record.weight, call)
+                self.momenta(name, one.before, one.after, one.like(g), self.weight_decay, record.weight, call, weight)
             else:
                 self._without_momenta(self.records[name, call], "no gradient of the loss reaches it")
 
@@ -214,8 +221,9 @@ class Reader:
         decay: float,
         weight: Tensor | None,
         call: int = 0,
+        mean_over: float | None = None,
     ) -> None:
-        """Take in the gradients of a batch's loss at the states after a step."""
+        """Take in the gradients of a batch's loss, a mean over so many, at the states after a step."""
         record = self.records[name, call]
         if record.decay is None:
             size, device = record.moments[0].width, record.moments[0].device
@@ -225,8 +233,9 @@ class Reader:
         for k, momenta in enumerate(record.momenta):
             own = len(range((k - self.samples) % shards, samples, shards))
             A, B, g = (p.shard(k, shards, self.samples) for p in (before, after, gradient))
+            whole = float(samples) if mean_over is None else mean_over
             try:
-                momenta.update(A, B, g, samples, own)
+                momenta.update(A, B, g, whole, whole * own / samples)
             except (TypeError, ValueError) as error:
                 self._without_momenta(record, str(error))
                 return
@@ -347,7 +356,11 @@ def _activation(given: object) -> Activation:
 
 def _weight(module: torch.nn.Module, activation: Activation) -> Tensor:
     """V of a linear layer, with the bias as last column where σ appends a 1."""
+    if adapted(module) is not None:
+        raise TypeError("an adapter adds to them")
     weight, bias = cast(Tensor, module.weight).detach(), cast(Tensor | None, module.bias)
+    if weight.is_meta:
+        raise TypeError("they are on the meta device until the layer runs")
     if activation.append_one and bias is not None:
         weight = torch.cat((weight, bias.detach()[:, None]), 1)
     return weight.double().cpu()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from isthmus.probe.batches import batches, check_rereadable, device_of, to_device
 from isthmus.probe.capture import undisturbed
-from isthmus.probe.inputs import Forward, call_of, samples_in, target_of
+from isthmus.probe.inputs import Forward, call_of, samples_in, target_of, weight_of
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -130,16 +130,20 @@ class DropTask:
 
     def mean(self, model: nn.Module) -> float:
         """Mean loss over the data."""
-        total, samples, device = 0.0, 0, device_of(model)
+        total, weights, device = 0.0, 0.0, device_of(model)
         with undisturbed(model):
             for batch in self:
                 moved = to_device(batch, device)
-                n = samples_in(moved) or 1
-                total += n * float(self.on(model, moved))
-                samples += n
-        if not samples:
-            raise ValueError("data: no samples came")
-        return total / samples
+                n = self.weight(model, moved)
+                total += n * float(self.on(model, moved)) if n else 0.0
+                weights += n
+        if not weights:
+            raise ValueError("data: no samples came, or none with a label")
+        return total / weights
+
+    def weight(self, model: nn.Module, batch: object) -> float:
+        """What the loss of a batch is a mean over: its share in the whole."""
+        return weight_of(self.loss, self.labels(model, batch), samples_in(batch) or 1)
 
 
 def make_task(

@@ -22,7 +22,7 @@ from isthmus.probe.batches import device_of, to_device
 from isthmus.probe.capture import undisturbed
 from isthmus.probe.find import pattern_matches, stacks, unwrap, walk
 from isthmus.probe.gates import Gates
-from isthmus.probe.inputs import Forward, samples_in
+from isthmus.probe.inputs import Forward
 from isthmus.probe.merge import merge_pair, pair_candidates
 from isthmus.probe.removal import Candidate, DropTask, Loss, Round, Simplified, make_task
 from isthmus.probe.rows import tensors_in
@@ -36,17 +36,19 @@ def _predict(
     """Change of the mean loss without each block, to the order given."""
     device = device_of(model)
     predicted: dict[str, float] = dict.fromkeys(blocks, 0.0)
-    samples = 0
+    weights = 0.0
     # the fused attention kernels have no second derivative
     with undisturbed(model, grad=True), sdpa_kernel(SDPBackend.MATH), Gates(blocks, device, where) as gates:
         for batch in task:
             moved = to_device(batch, device)
+            n = task.weight(model, moved)
+            if not n:
+                continue  # no labels
             with gates.forward_pass():
                 value = task.on(model, moved)
             live = gates.live()
             t = [gates.t[name] for name in live]
-            n = samples_in(moved) or 1
-            samples += n
+            weights += n
             if not live or not value.requires_grad:
                 continue
             first = torch.autograd.grad(value, t, create_graph=order == 2, allow_unused=True)
@@ -61,9 +63,9 @@ def _predict(
                     (h,) = torch.autograd.grad(g, gate, retain_graph=True, allow_unused=True)
                     change += 0.5 * float(h.detach()) if h is not None else 0.0
                 predicted[name] += n * change
-    if not samples:
-        raise ValueError("data: no samples came")
-    return gates, {name: value / samples for name, value in predicted.items()}
+    if not weights:
+        raise ValueError("data: no samples came, or none with a label")
+    return gates, {name: value / weights for name, value in predicted.items()}
 
 
 def _rank(model: nn.Module, blocks: dict[str, nn.Module], where: dict[str, str], task: DropTask, order: int) -> list:
@@ -181,7 +183,7 @@ def _drop(model: nn.Module, name: str, block: nn.Module, where: Mapping[str, str
     left = {key: module for key, module in before.items() if key != part}
     if all(key.isdigit() for key in left):
         left = {str(i): module for i, module in enumerate(left.values())}
-    reasons = []
+    reasons: list[str] = []
     for members in (left, before | {part: gates.stand_ins[name]}):
         holder._modules = members
         try:
