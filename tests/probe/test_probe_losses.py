@@ -130,3 +130,31 @@ def test_a_callback_brings_its_inputs_to_the_type_that_the_trainer_brought_the_w
     watch = Watch(x)
     assert watch(model, 0) and watch.last is not None and watch.last["dtype"] == ["bfloat16"]
     assert watch.data is x
+
+
+def test_what_a_module_logs_while_a_callback_probes_it_is_not_logged():
+    from types import SimpleNamespace
+
+    from isthmus.probe.integrations._lightning import LightningHooks
+
+    logged = []
+
+    class Module(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(8, 3)
+
+        def log(self, name, value, **_):
+            logged.append(name)
+
+        def forward(self, x):
+            z = self.net(x)
+            self.log("mean", z.mean())
+            return z
+
+    module, trainer = Module(), SimpleNamespace(global_step=0, loggers=[], current_epoch=0)
+    hooks = LightningHooks(100 * torch.randn(64, 8))
+    hooks.on_train_start(trainer, module)
+    assert hooks.watch.last is not None and logged == []
+    module(torch.randn(2, 8))
+    assert logged == ["mean"] and "log" not in vars(module)

@@ -136,7 +136,9 @@ class Trail:
         apart: stack → why its members are no blocks in a row at all.
         changed: stack → where a state is changed between two members.
         misread: module → which of its outputs goes on, where that is another than the one that is read.
-        doubts: what could not be told, and what was taken.
+        linked: stack → where its members take what the one before returned.
+        unsure: module → its stack, the place that was taken for the state, and what is to be said of it.
+        unread: what choices did not lead to.
     """
 
     watched: Iterable[Watched]
@@ -145,7 +147,9 @@ class Trail:
     apart: dict[str, str] = field(default_factory=dict)
     changed: dict[str, str] = field(default_factory=dict)
     misread: dict[str, str] = field(default_factory=dict)
-    doubts: dict[str, None] = field(default_factory=dict)
+    linked: dict[str, str] = field(default_factory=dict)
+    unsure: dict[str, tuple[str | None, str | None, str]] = field(default_factory=dict)
+    unread: dict[str, None] = field(default_factory=dict)
     done: dict[int, Entry] = field(default_factory=dict)
     _open: dict[int, list[Entry]] = field(default_factory=dict)
     _last: dict[str, _Last] = field(default_factory=dict)
@@ -182,6 +186,12 @@ class Trail:
         """The call of a module that is open, or else the one that has just ended; None where it is not followed."""
         waiting = self._open.get(id(module))
         return waiting[-1] if waiting else self.done.get(id(module))
+
+    @property
+    def doubts(self) -> list[str]:
+        """What could not be told, and what was taken; it can where the next block takes its state in that place."""
+        found = [text for stack, place, text in self.unsure.values() if self.linked.get(str(stack)) != place]
+        return [*found, *self.unread]
 
     def place_of(self, name: str) -> str | None:
         """Where among its arguments a module's state was found, by what it returned."""
@@ -224,7 +234,7 @@ class Trail:
             _, x, _ = pick(given, choice)
         except Unreadable as reason:
             entry.candidates = []
-            self.doubts[f"{one.name}: {str(reason).replace('output=', 'state=')}"] = None
+            self.unread[f"{one.name}: {str(reason).replace('output=', 'state=')}"] = None
             return
         entry.settle(next((p for p, y in entry.candidates if y is x), ""), x, one.keep)
 
@@ -241,6 +251,7 @@ class Trail:
                             f"its output{where} is what {one.name} takes, and not output{last.read}, the first that "
                             f"can be a state; output={{{last.name!r}: …}} picks it"
                         )
+                    self.linked.setdefault(str(one.stack), place)
                     return place
         assert one.stack is not None
         if any(before.same(x) for before in last.entered for _, x in candidates):
@@ -287,10 +298,14 @@ class Trail:
         entry.settle(*fits[far[0][1]], copy=False)
         if len(far) > 1 and not far[1][0] > CLEARLY_NEARER * far[0][0]:
             places = ", ".join(place for place, _ in fits)
-            self.doubts[
-                f"{one.name}: which of its arguments {places} is the state could not be told; {entry.place} was "
-                "taken, the nearest to the output; state={name: …} picks another"
-            ] = None
+            self.unsure[one.name] = (
+                one.stack,
+                entry.place,
+                (
+                    f"{one.name}: which of its arguments {places} is the state could not be told; {entry.place} was "
+                    "taken, the nearest to the output; state={name: …} picks another"
+                ),
+            )
         self._places[one.name] = fits[far[0][1]][0]
 
 

@@ -192,9 +192,7 @@ def doubt_of(loss: object, target: object) -> list[str]:
         return []
     if not bool((target == -100).any()):
         return []
-    return [
-        "labels of -100: batches count by their samples, as if the mean were over all of them"
-    ]
+    return ["labels of -100: batches count by their samples, as if the mean were over all of them"]
 
 
 def weight_of(loss: object, target: object, samples: int) -> float:

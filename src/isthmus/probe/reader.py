@@ -90,7 +90,7 @@ class Reader:
 
     def judge(self, trail: Trail) -> None:
         """After all batches: what blocks took and returned decides which are a stack, and which were read right."""
-        self.doubts |= trail.doubts
+        self.doubts |= dict.fromkeys(trail.doubts)
         for name, place in self.presumed.items():
             if trail.place_of(name) not in (place, None):
                 self.doubts[f"{name}: layers inside it may have been given the padding of the other sequence"] = None
