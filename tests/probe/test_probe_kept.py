@@ -156,9 +156,15 @@ class Looks(nn.Module):
         return self.l(self.drop(x))
 
 
-def test_a_network_that_is_another_with_hooks_is_doubted():
+def test_a_network_that_is_another_with_hooks_is_doubted_also_in_words(tmp_path):
+    from isthmus.report.profile_data import ProfileData
+    from isthmus.report.profile_words import account
+
     profile = probe(Looks("hooks"), torch.randn(20, 4))
     assert "is not, bit for bit, the one without" in profile.doubts[0]
+    assert profile.doubts[0] in account(ProfileData(profile, "net", "data")).doubts
+    again = type(profile).load(profile.save(tmp_path / "p.pt"))
+    assert again.doubts == again.merge(profile).doubts == profile.doubts
 
 
 @pytest.mark.parametrize("mode", ["eval", "as_is"])

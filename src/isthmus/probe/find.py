@@ -147,7 +147,7 @@ def stacks(model: nn.Module) -> dict[str, list[str]]:
 
 def adapted(module: nn.Module) -> nn.Module | None:
     """The layer inside an adapter that stands in its place, as those of peft do; None where it is none."""
-    base = module._modules.get("base_layer")
+    base = getattr(module, "base_layer", None)
     return base if isinstance(base, (nn.Linear, *_CONV)) else None
 
 

@@ -93,7 +93,7 @@ class MomentumMoments:
         self.count, self.samples = 0, 0.0
 
     @torch.no_grad()
-    def update(self, before: Tensor, after: Tensor, gradient: Tensor, batch: float, samples: float) -> None:
+    def update(self, before: Tensor, after: Tensor, gradient: Tensor, batch: int | float, samples: int | float) -> None:
         """Add rows ``(n, width)`` of states before and after, and of gradients of the batch's loss after.
 
         Args:
