@@ -77,6 +77,9 @@ def test_a_condition_that_comes_first_is_not_what_dropping_leaves():
     measured = float((mse(one(x), y) - mse(net(x), y)).detach())
     assert found.measured == pytest.approx(measured, abs=1e-6)
     assert found.predicted == pytest.approx(measured, rel=0.1)
+    other = rank_blocks(net, [(x, y)], mse, state={"blocks.*": "cond"})
+    by_name = rank_blocks(net, [(x, y)], mse, state={"blocks.*": "x"})
+    assert by_name == list(found.candidates) and other[0].step_change > 0.5 > by_name[0].step_change
 
 
 @pytest.mark.usefixtures("seeded")

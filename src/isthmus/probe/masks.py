@@ -152,6 +152,8 @@ def masks_of(batch: object, inputs: Mapping[str, object], mask: Mask) -> tuple[M
         elif found is not None:
             setattr(made, side, found)
             notes.append(f"padding: key {key!r}, {keys[key]}")
+            if key == "mask":
+                doubts.append("'mask' was taken for padding, 1 where real, by its name and shape; mask= says otherwise")
     made.two = made.target is not None or (
         made.source is not None
         and any(k.startswith(("decoder_input", "tgt", "trg")) and isinstance(v, Tensor) for k, v in inputs.items())

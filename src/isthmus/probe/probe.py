@@ -65,7 +65,7 @@ def probe(
     Args:
         model: any module; of a compiled or data-parallel one the module inside is read.
         data: a DataLoader, a tensor, a dict (one batch), or any iterable of tensors, tuples and dicts; what of them
-            goes to the model, and that labels are dropped: `isthmus.probe.batches`.
+            goes to the model, and that labels are dropped: `isthmus.probe.inputs`.
         layers: names, patterns (``*`` within one part of a name, ``**`` across dots), module types, modules, functions
             ``(name, module) -> bool``, or a list of these; None finds them; ``NAME:input`` reads what goes in.
         kinds: what is looked for with ``layers=None``: ``stream``, ``block``, ``linear``, ``conv``.
@@ -98,7 +98,8 @@ def probe(
             backward pass a batch, to the states alone.
         weight_decay: with a loss: the network was trained on ``loss + (weight_decay/2)·Σ‖weights‖²``; of a
             `LeakyResNet` it is μ, of ``(μ/2)Σρ‖W‖²`` (E3).
-        target: with a loss: where a batch's labels are; by default the second of a tuple, or a dict's ``labels``, ….
+        target: with a loss: where a batch's labels are; by default what of a tuple the model does not take, or a
+            dict's ``labels``, ….
         reading: how outputs become rows, in place of the six options of the same names.
 
     Raises:

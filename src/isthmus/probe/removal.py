@@ -1,8 +1,8 @@
 """What `isthmus.probe.simplify` is asked, and what it answers."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from isthmus.probe.batches import batches, check_rereadable, device_of, to_device
 from isthmus.probe.capture import undisturbed
 from isthmus.probe.inputs import Forward, call_of, samples_in, target_of, weight_of
+from isthmus.probe.rows import Choice
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -110,6 +111,7 @@ class DropTask:
     forward: Forward | None
     target: Callable[[object], object] | None
     batch_size: int
+    state: Mapping[str, Choice] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[object]:
         return batches(self.data, self.batch_size)
@@ -147,7 +149,12 @@ class DropTask:
 
 
 def make_task(
-    data: object, loss: Loss, forward: Forward | None, target: Callable[[object], object] | None, batch_size: int
+    data: object,
+    loss: Loss,
+    forward: Forward | None,
+    target: Callable[[object], object] | None,
+    batch_size: int,
+    state: Mapping[str, Choice] | None = None,
 ) -> DropTask:
     """Checked.
 
@@ -157,4 +164,4 @@ def make_task(
     if not callable(loss):
         raise TypeError(f"loss: expected a function (output, target) -> scalar tensor, got {type(loss).__name__}")
     check_rereadable(data)
-    return DropTask(data, loss, forward, target, batch_size)
+    return DropTask(data, loss, forward, target, batch_size, state or {})

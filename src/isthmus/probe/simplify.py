@@ -25,7 +25,7 @@ from isthmus.probe.gates import Gates
 from isthmus.probe.inputs import Forward
 from isthmus.probe.merge import merge_pair, pair_candidates
 from isthmus.probe.removal import Candidate, DropTask, Loss, Round, Simplified, make_task
-from isthmus.probe.rows import tensors_in
+from isthmus.probe.rows import Choice, tensors_in
 
 # --- ranking -------------------------------------------------------------------------------------------------------
 
@@ -38,7 +38,7 @@ def _predict(
     predicted: dict[str, float] = dict.fromkeys(blocks, 0.0)
     weights = 0.0
     # the fused attention kernels have no second derivative
-    with undisturbed(model, grad=True), sdpa_kernel(SDPBackend.MATH), Gates(blocks, device, where) as gates:
+    with undisturbed(model, grad=True), sdpa_kernel(SDPBackend.MATH), Gates(blocks, device, where, task.state) as gates:
         for batch in task:
             moved = to_device(batch, device)
             n = task.weight(model, moved)
@@ -99,6 +99,7 @@ def rank_blocks(
     forward: Forward | None = None,
     order: int = 2,
     batch_size: int = 256,
+    state: Mapping[str, Choice] | None = None,
 ) -> list[Candidate]:
     """Blocks of the model's residual stacks, the idlest first; those that cannot go last, with the reason.
 
@@ -108,16 +109,17 @@ def rank_blocks(
         data: batches with labels, which can be read more than once.
         loss: ``(output, target) -> scalar``, the mean over the batch.
         blocks: names or patterns, to rank these alone.
-        target: where a batch's labels are; by default the second of a tuple, or a dict's ``labels``, ``y``, ….
+        target: where a batch's labels are; by default what of a tuple the model does not take, or a dict's ``labels``, ``y``, ….
         forward: ``(model, batch) -> output``, to run the model in another way.
         order: of the prediction, 1 or 2.
         batch_size: into which a tensor is cut.
+        state: by pattern of names, which argument of a block is the state, as in `isthmus.probe.probe.probe`.
 
     Raises:
         ValueError: no stack of blocks, an unknown order, batches without labels.
         TypeError: data or loss of another type.
     """
-    task = make_task(data, loss, forward, target, batch_size)
+    task = make_task(data, loss, forward, target, batch_size, state)
     inner, _ = unwrap(model)
     if isinstance(inner, LeakyResNet):
         return [_pair(c) for c in pair_candidates(inner, *_whole(inner, task), loss, _order(order), "fit")]
@@ -175,7 +177,7 @@ def _drop(model: nn.Module, name: str, block: nn.Module, where: Mapping[str, str
     """
     device = device_of(model)
     batch = to_device(next(iter(task)), device)
-    with undisturbed(model), Gates({name: block}, device, where, t=0.0) as gates:
+    with undisturbed(model), Gates({name: block}, device, where, task.state, t=0.0) as gates:
         with gates.forward_pass():
             wanted = task.output(model, batch)
     holder, part = _holder(model, block)
@@ -221,6 +223,7 @@ def simplify(
     order: int = 2,
     batch_size: int = 256,
     merge: str = "fit",
+    state: Mapping[str, Choice] | None = None,
 ) -> Simplified:
     """A smaller working network, without the blocks that do least; the original is not touched.
 
@@ -240,6 +243,7 @@ def simplify(
         order: see `rank_blocks`.
         batch_size: see `rank_blocks`.
         merge: for a `LeakyResNet`, ``fit`` or ``average``: see `isthmus.probe.merge.merge_pair`.
+        state: see `rank_blocks`.
 
     Raises:
         ValueError: not exactly one of the three, numbers that cannot be reached, names that fit nothing.
@@ -247,7 +251,7 @@ def simplify(
     """
     if sum(option is not None for option in (keep, drop, max_increase)) != 1:
         raise ValueError("expected exactly one of keep=…, drop=… and max_increase=…")
-    task = make_task(data, loss, forward, target, batch_size)
+    task = make_task(data, loss, forward, target, batch_size, state)
     inner, notes = unwrap(model)
     smaller = copy.deepcopy(inner)
     if isinstance(smaller, LeakyResNet):
