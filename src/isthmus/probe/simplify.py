@@ -109,7 +109,7 @@ def rank_blocks(
         data: batches with labels, which can be read more than once.
         loss: ``(output, target) -> scalar``, the mean over the batch.
         blocks: names or patterns, to rank these alone.
-        target: where a batch's labels are; by default what of a tuple the model does not take, or a dict's ``labels``, ….
+        target: where a batch's labels are; by default what of a tuple the model does not take, or a dict's ``y``, ….
         forward: ``(model, batch) -> output``, to run the model in another way.
         order: of the prediction, 1 or 2.
         batch_size: into which a tensor is cut.
@@ -259,7 +259,7 @@ def simplify(
     chosen, where = _blocks(smaller, blocks)
     ranking = first = _rank(smaller, chosen, where, task, _order(order))
     can = [c.name for c in first if c.reason is None]
-    forced, count = _how_many(can, keep, drop)
+    forced, count = _how_many(can, keep, drop, "; ".join(dict.fromkeys(str(c.reason) for c in first if c.reason)))
     rounds: list[Round] = []
     refused: dict[str, str] = {}
     loss_before = loss_now = task.mean(smaller)
@@ -294,7 +294,7 @@ def _refuse(candidate: Candidate, refused: Mapping[str, str]) -> Candidate:
     return replace(candidate, predicted=math.nan, reason=refused[candidate.name])
 
 
-def _how_many(can: list[str], keep: object, drop: int | None) -> tuple[set[str] | None, int]:
+def _how_many(can: list[str], keep: object, drop: int | None, why: str) -> tuple[set[str] | None, int]:
     """The only ones that may go (None: all), and how many go at most."""
     if isinstance(keep, Sequence):
         patterns = [keep] if isinstance(keep, str) else list(keep)
@@ -310,7 +310,7 @@ def _how_many(can: list[str], keep: object, drop: int | None) -> tuple[set[str] 
     if not 0 <= drop <= len(can):
         raise ValueError(
             f"expected to keep 0 to {len(can)} of the {len(can)} blocks that could go ({', '.join(can) or 'none'}); "
-            f"asked to drop {drop}"
+            f"asked to drop {drop}" + (f". The others cannot: {why}" if why else "")
         )
     return None, drop
 
