@@ -264,6 +264,8 @@ def test_a_mask_between_inputs_and_labels_is_passed_on_and_heeded():
     same(profile, "l", net(ids, mask)[mask.bool()])
     assert "of batches of 3, 2 elements were passed, as ids, mask" in profile.notes
     assert "padding: key 'mask', 1 where real" in profile.notes
+    two = probe(net, [(ids, mask)])
+    assert "was taken for the label, not for a mask" in two.notes[0] and two["rows"][-1] == 240
     as_dict = probe(net, [{"ids": ids, "mask": mask, "y": y}])
     assert as_dict["rows"] == profile["rows"]
 

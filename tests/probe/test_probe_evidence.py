@@ -172,7 +172,7 @@ def test_experts_side_by_side_are_no_stack(hard):
     assert any(note.startswith("experts: no stack, experts.1 ") for note in profile.notes)
     found = rank_blocks(net, [(x, y)], mse)
     assert all(c.reason is not None and "experts" in c.reason for c in found)
-    with pytest.raises(ValueError, match="0 blocks that could go .*The others cannot: .*experts.1 "):
+    with pytest.raises(ValueError, match=r"0 blocks that could go .*The others cannot: .*experts.1 "):
         simplify(net, [(x, y)], mse, drop=1)
 
 

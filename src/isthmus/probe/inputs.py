@@ -119,7 +119,11 @@ def _several(model: nn.Module, values: tuple[object, ...]) -> Inputs:
     notes = []
     if len(bound) > 1 or left > 1:
         notes = [f"of batches of {count}, {len(arguments) + len(keywords)} elements were passed, as {', '.join(bound)}"]
-        notes += [f"{left} elements of the batches, from the end, were not passed to the model"] if left else []
+        if left:
+            many = f"{left} elements of the batches, from the end, were not passed to the model"
+            notes.append("the last element of the batches counts as label" if left == 1 else many)
+    elif count == 2 and left and _binary(values[1], values[0]) and any("mask" in name for name in free):
+        notes = ["the second element of the batches, 0 and 1 for every token, was taken for the label, not for a mask"]
     return Inputs(arguments, keywords, bound, notes, left)
 
 
@@ -128,14 +132,23 @@ def _place_of(value: object, first: object, free: list[str]) -> str | None:
     if not free or not isinstance(value, Tensor) or not isinstance(first, Tensor):
         return None
     masks = [name for name in free if "mask" in name]
-    tokens = value.ndim == 2 and first.ndim > 1 and value.shape == first.shape[:2]
-    binary = tokens and bool(((value == 0) | (value == 1)).all())
     kind = any(word in free[0] for word in ("type", "segment"))
-    if binary and masks and not kind:
+    if _binary(value, first) and masks and not kind:
         return masks[0]
-    if "mask" in free[0] and not tokens:
+    if "mask" in free[0] and not _of_tokens(value, first):
         return None
     return free[0]
+
+
+def _of_tokens(value: Tensor, first: Tensor) -> bool:
+    return value.ndim == 2 and first.ndim > 1 and value.shape == first.shape[:2]
+
+
+def _binary(value: object, first: object) -> bool:
+    """Whether an element holds 0 or 1 for every token of the first."""
+    if not isinstance(value, Tensor) or not isinstance(first, Tensor) or not _of_tokens(value, first):
+        return False
+    return bool(((value == 0) | (value == 1)).all())
 
 
 @dataclass(frozen=True)
