@@ -119,7 +119,7 @@ class EnsembleProblem:
         for first in range(0, len(self), self.group):
             costs.append(self._evaluate_group(slice(first, min(first + self.group, len(self))), gradient))
         data_cost = torch.cat(costs)
-        norms = torch.linalg.vector_norm(self.weight, dim=(2, 3), dtype=torch.float64)
+        norms = torch.linalg.vector_norm(self.weight.flatten(2), dim=2, dtype=torch.float64)
         squares = (norms.square() * self.rho).sum(dim=1)
         if self.learned:
             for end in (self.in_map, self.out_map):
