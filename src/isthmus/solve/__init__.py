@@ -1,5 +1,6 @@
 """Recipes, the trainer and `solve`: from a problem to a path that is nearly critical."""
 
+from isthmus._rooms import callable_room
 from isthmus.solve.recipes import RECIPES, Stage, recipe
 from isthmus.solve.refine import carry_path, coarse_start, refine_depth
 from isthmus.solve.solver import Solution, SolveStatus, solve
@@ -20,3 +21,5 @@ __all__ = [
     "refine_depth",
     "solve",
 ]
+
+callable_room(__name__)
