@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from _common import write
 
-from isthmus import LeakyResNet, Problem, Stage, Trainer, make_task
+from isthmus import LeakyResNet, Problem, Trainer, make_task, recipe
 from isthmus.mesh import Adaptive, Equidistant, Irregular, MeshScheduler, StepSizeRule, relative_changes
 
 DEFAULT = Adaptive()
@@ -39,7 +39,7 @@ def train(name: str, seed: int, steps: int, depth: int, effective_depth: float) 
     model = LeakyResNet(10, 10, width=30, depth=depth, effective_depth=effective_depth, seed=seed)
     problem = Problem(model, task.x_train, task.y_train, mu=0.01, x_test=task.x_test, y_test=task.y_test)
     scheduler = MeshScheduler(model, rule, every=every, freeze_after=int(0.8 * steps), transfer=transfer)
-    Trainer(problem, [Stage("muon", steps, rate=0.02)], scheduler=scheduler).run()
+    Trainer(problem, [replace(recipe("default")[0], steps=steps)], scheduler=scheduler).run()
     with torch.no_grad():
         changes = relative_changes(model.trajectory(problem.x))
     return {
