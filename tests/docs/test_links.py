@@ -1,6 +1,7 @@
 """The documents stand as a site: links lead to files and headings that exist, and lines can be read in a terminal."""
 
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -45,14 +46,23 @@ def test_links_of_documents_stay_among_them(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_lines_fit_a_terminal(page):
-    """At most 120 characters; rows of tables and commands cannot be broken."""
-    long = [line for line in prose(page).splitlines() if len(line) > 120 and not line.lstrip().startswith("|")]
-    assert not [line for line in long if not re.match(r" {4}|\s*[-*]? ?`[^`]+`$", line)], long[:3]
+    """At most 120 characters; rows of tables cannot be broken, nor commands."""
+    for line in prose(page).splitlines():
+        if not line.startswith(("|", "    ", "  |")):
+            assert sum(not unicodedata.combining(sign) for sign in line) <= 120, line
 
 
-HABITS = r"\bso (?:many|much) (?:of|times|steps|rows)\b|\bmended\b|\bspoken of\b|\bissue asks\b|\basked for \(issue|theory file"
+HABITS = (
+    r"so (?:many|much) (?:of|times|steps|rows|layers)",
+    r"(?:is|are|was|were) (?:valued|mended|spoken of)",
+    r"\bmended:",
+    r"theory file",
+    r"asked for \(issue",
+    r"the (?:next )?issue\b",
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_remnants_of_the_workshop(page):
-    assert not re.findall(HABITS, page.read_text(), flags=re.IGNORECASE)
+    text = re.sub(r"\s+", " ", page.read_text())
+    assert not [habit for habit in HABITS if re.search(habit, text, flags=re.IGNORECASE)]

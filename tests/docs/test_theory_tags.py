@@ -1,4 +1,4 @@
-"""What source, tests and documents cite exists: every equation tag in docs/theory.md, every file where it is said to be."""
+"""What source, tests and documents cite exists: equation tags in docs/theory.md, files where they are said to be."""
 
 import re
 from pathlib import Path
