@@ -77,11 +77,11 @@ def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
 
 def _verdict(c: "Certificate") -> str:
     from isthmus.bottleneck import RESIDUAL_TRUSTED
-    from isthmus.certificate.certificate import RESIDUAL_CONVERGED
+    from isthmus.thresholds import CRITICAL
 
     if c.collapsed:
         return "Collapsed: the outputs hardly depend on the inputs, and the zero network is a local minimum."
-    if c.residual_max <= RESIDUAL_CONVERGED:
+    if c.residual_max <= CRITICAL:
         return "A critical point: every layer's residual is at most 1e-4."
     if c.converged:
         return "A critical point up to the choice of derivatives at ReLU's kinks: the residual there is at most 1e-3."

@@ -149,7 +149,6 @@ def build(config: RunConfig) -> Built:
     from isthmus.mesh import MeshScheduler
     from isthmus.problem import Problem as Objective
     from isthmus.solve import Trainer, recipe
-    from isthmus.solve.recipes import FULL_BATCH
 
     train = config.train
     device = resolve_device(train.device)
@@ -169,7 +168,7 @@ def build(config: RunConfig) -> Built:
     stages = recipe(train.recipe, steps=train.steps, rate=train.rate, full_batch=train.batch_size is None)
     scheduler = None
     if config.mesh.kind != "equidistant":
-        moving = sum(stage.steps for stage in stages if stage.optimiser not in FULL_BATCH)
+        moving = sum(stage.steps for stage in stages if not stage.optimiser.full_batch)
         last = round(config.mesh.freeze_fraction * moving)
         rule, every = build_rule(config.mesh), config.mesh.every
         scheduler = MeshScheduler(model, rule, data.x_train, every=every, freeze_after=last)

@@ -39,11 +39,12 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
 
     from isthmus.bottleneck import bottleneck
     from isthmus.mechanics import mechanics
+    from isthmus.status import Status
 
     trainer, problem = built.trainer, built.trainer.problem
     folder.write_table("history", history_frame(trainer.history))
     folder.write_bytes(MODEL, model_bytes(built.model, config, trainer.step_count))
-    geodesic = problem.geodesic(status=str(result["status"]))
+    geodesic = problem.geodesic(Status(result["status"]))
     threshold = config.analysis.rank_threshold
     table = mechanics(geodesic, gamma0=config.analysis.gamma0, rank_threshold=threshold)
     reading = bottleneck(geodesic, table, threshold=threshold)

@@ -3,17 +3,15 @@
 from isthmus._rooms import callable_room
 from isthmus.solve.recipes import RECIPES, Stage, recipe
 from isthmus.solve.refine import carry_path, coarse_start, refine_depth
-from isthmus.solve.solver import Solution, SolveStatus, solve
-from isthmus.solve.trainer import Record, Trainer, TrainResult, TrainStatus
+from isthmus.solve.solver import Solution, solve
+from isthmus.solve.trainer import Record, Trainer, TrainResult
 
 __all__ = [
     "RECIPES",
     "Record",
     "Solution",
-    "SolveStatus",
     "Stage",
     "TrainResult",
-    "TrainStatus",
     "Trainer",
     "carry_path",
     "coarse_start",
