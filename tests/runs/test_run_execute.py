@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from isthmus.report.data import HISTORY_COLUMNS, LAYER_COLUMNS, PROJECTION_COLUMNS, load_run
 from isthmus.runs import (
     ConfigError,
     FolderError,
@@ -19,7 +18,8 @@ from isthmus.runs import (
 )
 from isthmus.runs import execution as module
 from isthmus.runs.build import build
-from isthmus.runs.folder import PRODUCTS
+from isthmus.runs.reader import load_run
+from isthmus.runs.schema import PRODUCTS, TABLES
 from isthmus.runs.state import load_state, save_state
 
 SUMMARY_KEYS = {
@@ -79,11 +79,11 @@ def test_the_summary_is_complete(finished):
 def test_the_tables_have_the_columns_that_the_report_reads(finished):
     run = load_run(finished.folder)
     assert run.notes == ()
-    assert set(run.history.columns) == {"step", "stage", *HISTORY_COLUMNS}
-    assert {"layer", "slow", *LAYER_COLUMNS} <= set(run.layers.columns)
+    assert set(run.history.columns) == set(TABLES["history"].columns)
+    assert set(TABLES["layers"].columns) <= set(run.layers.columns)
     assert run.trace("step") == [0, 4, 8, 12, 16, 20, 24]
     assert run.layers.height == 6
-    assert set(run.projection.columns) == set(PROJECTION_COLUMNS)
+    assert set(run.projection.columns) == set(TABLES["projection"].columns)
     assert set(run.spectra["kind"]) == {"A", "W"}
     assert pl.read_csv(finished.folder / "layers.csv").height == 6
 

@@ -1,6 +1,5 @@
 """What `isthmus probe` is given: a network from a module or a run folder, and data from a file, a module or the run."""
 
-import difflib
 import importlib
 import inspect
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isthmus._support import hint
 from isthmus.model import LeakyResNet
 from isthmus.probe.batches import batches
 from isthmus.runs.folder import RunFolder
@@ -87,7 +87,7 @@ def found(given: str, role: str, what: str) -> Any:
     value: Any = _module(module_name, path)
     for part in path.split("."):
         if not hasattr(value, part):
-            raise ValueError(f"{module_name} has no attribute {path!r}{_near(part, dir(value))}")
+            raise ValueError(f"{module_name} has no attribute {path!r}{hint(part, _public(dir(value)), 2)}")
         value = getattr(value, part)
     return value
 
@@ -112,7 +112,7 @@ def _module(name: str, path: str) -> ModuleType:
         stems = [p.stem for p in Path.cwd().glob("*.py")] + [p.parent.name for p in Path.cwd().glob("*/__init__.py")]
         raise ValueError(
             f"there is no module {error.name!r} in the current directory or among the installed packages"
-            f"{_near(error.name, stems)}; change to the directory that holds it, or install its package"
+            f"{hint(error.name, _public(stems), 2)}; change to the directory that holds it, or install its package"
         ) from error
     except (Exception, SystemExit) as error:
         raise _failed(f"module {name} could not be imported: it raised", _said(error), error) from error
@@ -143,9 +143,8 @@ def _kind(value: object) -> str:
     return f"{type(value).__name__} {name}" if name else f"a value of type {type(value).__name__}"
 
 
-def _near(word: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, [n for n in names if not n.startswith("_")], n=2, cutoff=0.5)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+def _public(names: Sequence[str]) -> list[str]:
+    return [name for name in names if not name.startswith("_")]
 
 
 def _said(error: BaseException) -> str:
@@ -235,7 +234,7 @@ def load_data(given: str | None, network: Network, target: str | None, drop: Seq
 def _of_run(folder: Path) -> Data:
     from isthmus.runs.build import build_task
     from isthmus.runs.config import RunConfig
-    from isthmus.runs.folder import CONFIG
+    from isthmus.runs.schema import CONFIG
 
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} has no {CONFIG}, which says what data it was trained on: give some by --data")

@@ -11,7 +11,8 @@ from isthmus.cli.failures import DONE, FAILED, INTERRUPTED, exit_codes, say
 from isthmus.cli.flags import with_config_flags
 from isthmus.cli.probe import probe
 from isthmus.runs.config import RunConfig, apply_overrides, merge_sections
-from isthmus.runs.folder import CONFIG, RunFolder, free_folder, latest_folder
+from isthmus.runs.folder import RunFolder, free_folder, latest_folder
+from isthmus.runs.schema import CONFIG
 from isthmus.runs.yamlfile import read_yaml
 
 if TYPE_CHECKING:
@@ -180,8 +181,8 @@ def _report(folder: Path) -> tuple[Path | None, bool]:
 def _show(folder: Path) -> None:
     from rich.console import Console
 
-    from isthmus.report.data import load_run
     from isthmus.report.terminal import render
+    from isthmus.runs.reader import load_run
 
     render(load_run(folder), Console())
 

@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from isthmus._support import nearest
 from isthmus.runs.checks import cross_problems, doubts
 from isthmus.runs.problems import (
     ConfigError,
@@ -25,7 +26,6 @@ from isthmus.runs.problems import (
     expectation,
     is_optional,
     keys_of,
-    nearest,
     plain_type,
     section_of,
     show_value,

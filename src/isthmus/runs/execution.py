@@ -13,9 +13,10 @@ import torch
 from isthmus.runs import build as building
 from isthmus.runs.config import RunConfig
 from isthmus.runs.environment import changes, describe_environment, resumed
-from isthmus.runs.folder import CHECKPOINT, CONFIG, ENVIRONMENT, MODEL, FolderError, RunFolder
+from isthmus.runs.folder import FolderError, RunFolder
 from isthmus.runs.problems import ConfigError, Problem, show_value
 from isthmus.runs.products import write_products
+from isthmus.runs.schema import CHECKPOINT, CONFIG, ENVIRONMENT, MODEL
 from isthmus.runs.state import StateError, load_state, save_state
 
 if TYPE_CHECKING:

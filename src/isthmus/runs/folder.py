@@ -4,7 +4,6 @@ import fcntl
 import json
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,20 +11,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-CONFIG = "config.yaml"
-CHECKPOINT = "checkpoint.safetensors"
-MODEL = "model.safetensors"
-SUMMARY = "summary.json"
-ENVIRONMENT = "environment.json"
-PRODUCTS = (
-    *(MODEL, "history.parquet", "history.csv", "layers.parquet", "layers.csv"),
-    *("spectra.parquet", "projection.parquet", SUMMARY),
+from isthmus._support import TEMPORARY, write_bytes
+from isthmus.runs.schema import (
+    CHECKPOINT,
+    CONFIG,
+    ENVIRONMENT,
+    FIGURES,
+    LOCK,
+    PRODUCTS,
+    REPORT,
+    SUMMARY,
+    Table,
 )
-"""What is made when training stops; the summary last, so that its presence says that the others are there."""
-REPORT = ("report.html",)
-FIGURES = "figures"
-LOCK = ".lock"
-TEMPORARY = ".tmp"
 
 
 class FolderError(ValueError):
@@ -92,7 +89,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete what an earlier run wrote, the configuration last; other files stay."""
-        for name in (SUMMARY, CHECKPOINT, *PRODUCTS, *REPORT, ENVIRONMENT):
+        for name in (SUMMARY, CHECKPOINT, *PRODUCTS, REPORT, ENVIRONMENT):
             (self / name).unlink(missing_ok=True)
         figures = self / FIGURES
         if figures.is_dir():
@@ -139,20 +136,8 @@ class RunFolder:
             os.close(handle)
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write a file whole or not at all: a temporary one beside it, synced, then renamed over it."""
-        target = self / name
-        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=TEMPORARY, dir=self.path)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
+        """Write a file whole or not at all, and for good."""
+        write_bytes(self / name, data)
         self._sync()
 
     def write_text(self, name: str, text: str) -> None:
@@ -171,13 +156,14 @@ class RunFolder:
             return {}
         return values if isinstance(values, dict) else {}
 
-    def write_table(self, stem: str, frame: Any, *, csv: bool = True) -> None:
-        """Write a polars frame as ``<stem>.parquet`` and, where asked, ``<stem>.csv``."""
+    def write_table(self, table: Table, values: Mapping[str, Any]) -> None:
+        """Write a table of the schema from its columns, name to values."""
+        frame = table.frame(values)
         # By way of memory: what polars raises where it cannot write to a file is no OSError.
-        for kind in ("parquet", "csv") if csv else ("parquet",):
+        for file in table.files:
             buffer = BytesIO()
-            getattr(frame, f"write_{kind}")(buffer)
-            self.write_bytes(f"{stem}.{kind}", buffer.getvalue())
+            getattr(frame, f"write_{Path(file).suffix[1:]}")(buffer)
+            self.write_bytes(file, buffer.getvalue())
 
     def _sync(self) -> None:
         """Make renames in the folder last through a power cut."""
@@ -241,12 +227,6 @@ def _numbered(name: str, root: str | Path) -> Iterator[Path]:
 
 def _is_temporary(entry: Path) -> bool:
     return entry.name.startswith(".") and entry.suffix == TEMPORARY
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _plain(value: Any) -> Any:

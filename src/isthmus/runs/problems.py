@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from isthmus._support import nearest
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,6 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
     """The model of a field that is a section; None for an ordinary field."""
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-
-
-def nearest(word: str, options: Iterable[str]) -> str | None:
-    """The option most like a word, or None where nothing is."""
-    close = get_close_matches(word, list(options), n=1, cutoff=0.6)
-    return close[0] if close else None
 
 
 def show_value(value: object) -> str:
