@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -57,6 +58,15 @@ def hint(word: str, options: Iterable[str], number: int = 1) -> str:
 def _nearest(word: str, options: Iterable[str], number: int, cutoff: float) -> list[str]:
     folded = {option.lower(): option for option in reversed(list(options))}
     return [folded[found] for found in get_close_matches(word.lower(), list(folded), number, cutoff)]
+
+
+def command(*words: object) -> str:
+    """A command of the program as one types it in a shell.
+
+    >>> command("report", "my runs/one")
+    "isthmus report 'my runs/one'"
+    """
+    return shlex.join(["isthmus", *map(str, words)])
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

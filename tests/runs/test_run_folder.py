@@ -118,10 +118,10 @@ except OSError as error:
 
 
 def test_a_lock_on_a_full_disk_still_holds(tmp_path, monkeypatch):
-    def full(*args):
+    def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "pwrite", full)
+    monkeypatch.setattr(module.Path, "write_text", full)
     with (
         RunFolder(tmp_path).lock(),
         pytest.raises(FolderError, match=r"another process \(pid unknown\) is training in"),
@@ -309,7 +309,7 @@ def test_a_file_system_without_locks_warns(place, monkeypatch):
     def fail(*args):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(module.fcntl, "flock", fail)
+    monkeypatch.setattr("fcntl.flock", fail)
     with pytest.warns(UserWarning, match=r"cannot be locked \(No locks available\): start no second run in it"):
         with place.lock():
             pass

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,10 +44,10 @@ def load_network(given: str) -> Network:
         ValueError: neither; a module or name that is not there; a factory that fails or returns no `torch.nn.Module`.
     """
     folder = Path(given)
-    if folder.is_dir():
-        from isthmus.runs.execution import load_run_model
+    if folder.is_dir() or (folder.suffix == ".safetensors" and folder.is_file()):
+        from isthmus.runs.build import load_run_model
 
-        if not RunFolder(folder).is_run:
+        if folder.is_dir() and not RunFolder(folder).is_run:
             raise ValueError(
                 f"{given} is a folder, but of no run of isthmus; give one that `isthmus train` wrote, or "
                 "PACKAGE.MODULE:FACTORY"
@@ -231,14 +232,16 @@ def load_data(given: str | None, network: Network, target: str | None, drop: Seq
     return Data(called(given, "the data"), given, labelled=True)
 
 
-def _of_run(folder: Path) -> Data:
+def _of_run(path: Path) -> Data:
     from isthmus.runs.build import build_task
-    from isthmus.runs.config import RunConfig
+    from isthmus.runs.saved import read_saved
     from isthmus.runs.schema import CONFIG
 
-    if not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} has no {CONFIG}, which says what data it was trained on: give some by --data")
-    config = RunConfig.from_yaml(folder / CONFIG)
+    if path.is_dir() and not (path / CONFIG).is_file():
+        raise ValueError(f"{path} has no {CONFIG}, which says what data it was trained on: give some by --data")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said when the network was read
+        config = read_saved(path).config
     task = build_task(config)
     note = f"data: the training part of the run's own task, {task.name}, as the network saw it"
     return Data(task.x_train.to(getattr(torch, config.train.dtype)), f"{task.name} (training part)", (note,))

@@ -1,6 +1,6 @@
 """The folder of a run: what lies where, atomic writes, and a lock for one process at a time."""
 
-import fcntl
+import errno
 import json
 import math
 import os
@@ -23,6 +23,9 @@ from isthmus.runs.schema import (
     SUMMARY,
     Table,
 )
+
+# What file systems without locks, some of the network among them, answer.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class FolderError(ValueError):
@@ -108,32 +111,30 @@ class RunFolder:
         Raises:
             FolderError: another process holds it, or it cannot be made.
         """
+        from filelock import FileLock, Timeout
+
         self._make()
+        file = self / LOCK
+        lock = FileLock(file, blocking=False, fallback_to_soft=False)
         try:
-            handle = os.open(self / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            lock.acquire()
+        except Timeout:
+            raise FolderError(
+                f"another process ({_owner(file)}) is training in {self.path}; wait for it, or choose another "
+                "folder with --out"
+            ) from None
         except OSError as error:
-            raise FolderError(f"{self.path} cannot be written to: {error.strerror}") from None
+            if error.errno not in _NO_LOCKS:
+                raise FolderError(f"{self.path} cannot be written to: {error.strerror}") from None
+            text = f"{self.path} cannot be locked ({error.strerror}): start no second run in it"
+            warnings.warn(text, stacklevel=3)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "pid unknown"
-                raise FolderError(
-                    f"another process ({owner}) is training in {self.path}; wait for it, or choose another "
-                    "folder with --out"
-                ) from None
-            except OSError as error:  # some network file systems have no locks
-                warnings.warn(
-                    f"{self.path} cannot be locked ({error.strerror}): start no second run in it",
-                    stacklevel=3,
-                )
             with suppress(OSError):  # only to name the owner: a full disk shows where it matters
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, f"pid {os.getpid()}\n".encode(), 0)
+                file.write_text(f"pid {os.getpid()}\n", encoding="ascii")
             self._clean()
             yield
         finally:
-            os.close(handle)
+            lock.release()
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all, and for good."""
@@ -223,6 +224,14 @@ def _numbered(name: str, root: str | Path) -> Iterator[Path]:
     while True:
         yield Path(root) / f"{name}-{number}"
         number += 1
+
+
+def _owner(file: Path) -> str:
+    """Who holds a lock, as it wrote into the file."""
+    try:
+        return file.read_text(encoding="ascii", errors="replace").strip() or "pid unknown"
+    except OSError:  # Windows shows nobody a file that is locked
+        return "pid unknown"
 
 
 def _is_temporary(entry: Path) -> bool:

@@ -12,7 +12,7 @@ from isthmus._support import nearest
 
 
 @dataclass(frozen=True)
-class Problem:
+class ConfigProblem:
     """One thing wrong.
 
     Args:
@@ -28,13 +28,19 @@ class Problem:
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; ``problems`` lists everything that is wrong with it."""
+    """A configuration that cannot be used.
 
-    def __init__(self, problems: Iterable[Problem], source: str = "the configuration") -> None:
+    Args:
+        problems: everything that is wrong with it.
+        source: what the configuration is or where it came from, as the message begins.
+        advice: what to do, where it does not follow from the problems.
+    """
+
+    def __init__(self, problems: Iterable[ConfigProblem], source: str = "the configuration", advice: str = "") -> None:
         self.problems = tuple(problems)
-        self.source = source
+        self.source, self.advice = source, advice
         count = "a problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        lines = "".join(f"\n  {line}" for line in (*self.problems, advice) if line)
         super().__init__(f"{source} has {count}:{lines}")
 
 
@@ -114,7 +120,7 @@ def show_value(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def unknown_key(key: str, model: type[BaseModel]) -> Problem:
+def unknown_key(key: str, model: type[BaseModel]) -> ConfigProblem:
     """Name an unknown key and what was probably meant: the nearest name here, or one in another section."""
     section, _, leaf = key.rpartition(".")
     known = list(keys_of(model))
@@ -126,5 +132,5 @@ def unknown_key(key: str, model: type[BaseModel]) -> Problem:
     best = f"{section}.{close}" if section and close else close
     best = best or elsewhere.get(leaf) or elsewhere.get(nearest(leaf, elsewhere) or "")
     if best is not None:
-        return Problem(key, f"unknown key; the nearest valid name is {best}")
-    return Problem(key, f"unknown key; valid names here: {', '.join(here)}")
+        return ConfigProblem(key, f"unknown key; the nearest valid name is {best}")
+    return ConfigProblem(key, f"unknown key; valid names here: {', '.join(here)}")

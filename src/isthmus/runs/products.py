@@ -14,7 +14,6 @@ from isthmus.runs.state import save_state
 if TYPE_CHECKING:
     from isthmus.bottleneck import Bottleneck
     from isthmus.geodesic import Geodesic
-    from isthmus.model import LeakyResNet
     from isthmus.problem import Problem
     from isthmus.runs.build import Built
 
@@ -37,7 +36,7 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
     trainer, problem = built.trainer, built.trainer.problem
     history = {name: [row.get(name) for row in trainer.history] for name in TABLES["history"].columns}
     folder.write_table(TABLES["history"], history)
-    folder.write_bytes(MODEL, model_bytes(built.model, config, trainer.step_count))
+    folder.write_bytes(MODEL, model_bytes(built, config))
     geodesic = problem.geodesic(status=str(result["status"]))
     threshold = config.analysis.rank_threshold
     table = mechanics(geodesic, gamma0=config.analysis.gamma0, rank_threshold=threshold)
@@ -63,10 +62,11 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
     return summary
 
 
-def model_bytes(model: "LeakyResNet", config: RunConfig, step: int) -> bytes:
-    """Weights, step-sizes and end maps under their own names; in the metadata what rebuilds the network."""
-    rebuild = {"config": config.model_dump(mode="json"), "step": step}
-    return save_state({**model.state_dict(), "rebuild": rebuild}, "model")
+def model_bytes(built: "Built", config: RunConfig) -> bytes:
+    """Weights, step-sizes and end maps under their own names; in the metadata what rebuilds network and problem."""
+    step = built.trainer.step_count
+    rebuild = {"config": config.model_dump(mode="json"), "step": step, "fingerprint": built.fingerprint}
+    return save_state({**built.model.state_dict(), "rebuild": rebuild}, "model")
 
 
 def projection(geodesic: "Geodesic") -> dict[str, list[Any]]:

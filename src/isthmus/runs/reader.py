@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from isthmus._support import number
+from isthmus._support import command, number
 from isthmus.runs.folder import RunFolder
 from isthmus.runs.schema import CONFIG, ENVIRONMENT, SUMMARY, TABLES, Table
 
@@ -140,7 +140,8 @@ def _check_folder(folder: Path) -> None:
         status = _read_json(folder / SUMMARY).get("status")
         state = f"ended as {status!r} without its tables" if status in ("interrupted", "diverged") else "is incomplete"
     raise RunFolderError(
-        f"the run in {folder} {state}: {listed} missing; continue it with `isthmus train --resume --out {folder}`"
+        f"the run in {folder} {state}: {listed} missing; continue it with "
+        f"`{command('train', '--resume', '--out', folder)}`"
     )
 
 
@@ -217,5 +218,5 @@ def _unreadable(path: Path, kind: str, error: Exception) -> str:
     return (
         f"{path} cannot be read as {kind} ({reason[0] if reason else type(error).__name__}): it may be "
         "damaged or cut short; "
-        f"write it anew with `isthmus train --resume --out {path.parent}`"
+        f"write it anew with `{command('train', '--resume', '--out', path.parent)}`"
     )

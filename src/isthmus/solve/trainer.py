@@ -376,8 +376,9 @@ class Trainer:
         self.step_count, self.seconds = int(state["step"]), float(state["seconds"])
         if not self.done:
             self._enter(self.stages[self._stage])
-            self._optimiser.load_state_dict(state["optimiser"])
-            self._earlier = float(state.get("earlier", math.inf))  # runs begun before there was `Stage.gain` lack it
+            if state["optimiser"] is not None:  # else the stages that it was made with had run: there are more now
+                self._optimiser.load_state_dict(state["optimiser"])
+                self._earlier = float(state["earlier"])
         self._generator.set_state(state["generator"])
         self._order = None if state["order"] is None else state["order"].clone()
         self._cursor = int(state["cursor"])
