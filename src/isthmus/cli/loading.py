@@ -154,7 +154,7 @@ def _said(error: BaseException) -> str:
 
 
 def _failed(what: str, text: str, error: BaseException) -> ValueError:
-    """The user's own code failed: theirs to mend, so no request to report it."""
+    """The user's own code failed: theirs to correct, so no request to report it."""
     if isinstance(error, SystemExit):
         text += "; keep what is to run as a script under if __name__ == '__main__'"
     return ValueError(f"{what} {text} (--debug shows where)")

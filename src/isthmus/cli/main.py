@@ -16,6 +16,7 @@ from isthmus.runs.config import RunConfig, apply_overrides, merge_sections
 from isthmus.runs.folder import RunFolder, free_folder, latest_folder
 from isthmus.runs.schema import CONFIG
 from isthmus.runs.yamlfile import read_yaml
+from isthmus.status import Status
 
 if TYPE_CHECKING:
     from isthmus.runs.execution import Outcome, Progress
@@ -167,7 +168,7 @@ def _train(settings: RunConfig, folder: Path, resume: bool, overwrite: bool, qui
 def _finish(outcome: "Outcome", *, report: bool, quiet: bool) -> int:
     """Say how the run ended, show its tables, write its report; returns the exit code."""
     folder = outcome.folder
-    if outcome.status == "interrupted":
+    if outcome.status == Status.INTERRUPTED:
         again = command("train", "--resume", "--out", folder)
         say(f"interrupted at step {outcome.step}, saved; continue with: {again}")
         return INTERRUPTED
@@ -176,12 +177,12 @@ def _finish(outcome: "Outcome", *, report: bool, quiet: bool) -> int:
     page, written = None, True
     if report:
         page, written = _report(folder)
-    if outcome.status == "diverged":
+    if outcome.status == Status.DIVERGED:
         say(f"the run failed: {outcome.message}")
         if outcome.advice:
             say(f"advice: {outcome.advice}")
     print(folder if quiet else f"\nrun folder: {folder}" + (f"\nreport:     {page}" if page else ""))
-    return DONE if outcome.status == "done" and written else FAILED
+    return DONE if outcome.status != Status.DIVERGED and written else FAILED
 
 
 def _report(folder: Path) -> tuple[Path | None, bool]:

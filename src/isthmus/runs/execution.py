@@ -16,10 +16,11 @@ from isthmus.runs.config import RunConfig
 from isthmus.runs.environment import changes, describe_environment, resumed
 from isthmus.runs.folder import FolderError, RunFolder
 from isthmus.runs.products import write_products
-from isthmus.runs.resume import FINISHED, check, load
+from isthmus.runs.resume import check, load
 from isthmus.runs.saved import Saved, read_saved
 from isthmus.runs.schema import CHECKPOINT, CONFIG, ENVIRONMENT
 from isthmus.runs.state import digest, save_state
+from isthmus.status import Status
 
 if TYPE_CHECKING:
     from isthmus.model import LeakyResNet
@@ -206,7 +207,7 @@ def _train(
         "layer": ended.layer,
         "step": ended.step,
     }
-    if result["status"] in FINISHED:
+    if result["status"] != Status.INTERRUPTED:
         save(built.trainer, result)
     return result
 
@@ -218,7 +219,7 @@ def _sound(trainer: "Trainer") -> bool:
 
 @contextmanager
 def _failing(place: RunFolder, doing: str) -> Iterator[None]:
-    """From here on, an exception is no misuse any more; one of the machine, such as a full disk, can be mended."""
+    """From here on, an exception is no misuse any more; after one of the machine, such as a full disk, it resumes."""
     try:
         yield
     except OSError as error:
@@ -233,7 +234,7 @@ def _failing(place: RunFolder, doing: str) -> Iterator[None]:
 
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
-    """Let torch use so many CPU threads for a while."""
+    """Let torch use this number of CPU threads for a while; None leaves its own."""
     before = torch.get_num_threads()
     if number is not None:
         torch.set_num_threads(number)

@@ -167,14 +167,13 @@ class RunFolder:
             self.write_bytes(file, buffer.getvalue())
 
     def _sync(self) -> None:
-        """Make renames in the folder last through a power cut."""
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        except OSError:  # not every file system can
-            pass
-        finally:
-            os.close(handle)
+        """Make renames in the folder last through a power cut, where that can be."""
+        with suppress(OSError):  # not every file system can, and Windows opens no folders
+            handle = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
     def _make(self) -> None:
         self._must_be_folder()

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words: dotted key, what was expected, what came, how to mend it."""
+"""What is wrong with a configuration, in words: dotted key, what was expected, what came, how to correct it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -11,9 +11,7 @@ from isthmus.runs.problems import ConfigError, ConfigProblem, show_value
 from isthmus.runs.saved import misfit, stored_config
 from isthmus.runs.schema import CHECKPOINT, CONFIG
 from isthmus.runs.state import StateError, VersionError, load_state
-
-FINISHED = ("done", "diverged")
-"""Statuses that training again would not change."""
+from isthmus.status import Status
 
 
 def check(place: RunFolder, config: RunConfig, resume: bool, overwrite: bool) -> bool:
@@ -62,13 +60,13 @@ def load(place: RunFolder, config: RunConfig, built: Built) -> dict[str, Any] | 
             "or start a run in a new folder"
         )
     result: Mapping[str, Any] | None = state["result"]
-    if extended and result is not None and result["status"] == "diverged":
+    if extended and result is not None and result["status"] == Status.DIVERGED:
         raise _not_resumable(place, f"the run in {place.path} diverged, so that it cannot be extended")
     try:
         built.trainer.load_state_dict(state["trainer"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise misfit(path, f"{type(error).__name__}: {error}") from error
-    return dict(result) if result is not None and result["status"] in FINISHED and not extended else None
+    return None if result is None or extended else dict(result)
 
 
 def _must_equal(config: RunConfig, stored: RunConfig, owner: str) -> bool:
