@@ -1,4 +1,4 @@
-"""The command `isthmus certify`: a saved run checked afresh, in float64."""
+"""The command `isthmus certify`: a saved network checked afresh, in float64."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from isthmus._support import command
 from isthmus.cli.failures import DONE, exit_codes
 
 if TYPE_CHECKING:
     from isthmus.certificate import Certificate
+    from isthmus.runs.saved import Saved
 
 
 def certify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|FILE", help="The folder of a run, or the model.safetensors of one."),
+    ],
     kink_width: Annotated[
         float,
         typer.Option(
@@ -31,24 +36,28 @@ def certify(
 ) -> None:
     """Check how critical a run's network is: weights, path and momenta anew in float64, nothing taken from its tables.
 
+    What is checked is model.safetensors, the file to share: that it is sound, and the same as the checkpoint beside it.
     Nothing is trained or written. The exit code says whether it could be checked, not whether it converged.
     """
     with exit_codes(debug):
         from isthmus.certificate import certify as check
-        from isthmus.runs import load_run_problem
+        from isthmus.runs.build import restore_problem
+        from isthmus.runs.saved import read_saved
 
-        problem = load_run_problem(run)
+        saved = read_saved(run)
+        problem = restore_problem(saved)
         evaluation = problem.evaluate(gradient=False)
         certificate = check(problem.geodesic(), kink_width)
         if as_json:
-            about = {"run": str(run), "objective": evaluation.objective, "data_cost": evaluation.data_cost}
+            about = {"run": str(run), "file": str(saved.file), "step": saved.step}
+            about |= {"objective": evaluation.objective, "data_cost": evaluation.data_cost}
             print(json.dumps(about | certificate.to_dict(), indent=1, allow_nan=False))
             raise typer.Exit(DONE)
         lines = [("objective", evaluation.objective, f"data cost {evaluation.data_cost:.6g}"), *_lines(certificate)]
-        print(f"{run}: checked in float64")
+        print(f"{saved.file}, step {saved.step}: checked in float64")
         for label, value, detail in lines:
             print(f"  {label:<24}{value:>12.6g}  {detail}".rstrip())
-        print(_verdict(certificate))
+        print(_verdict(certificate, saved))
 
 
 def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
@@ -75,7 +84,7 @@ def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
     return lines
 
 
-def _verdict(c: "Certificate") -> str:
+def _verdict(c: "Certificate", saved: "Saved") -> str:
     from isthmus.bottleneck import RESIDUAL_TRUSTED
     from isthmus.thresholds import CRITICAL
 
@@ -87,5 +96,20 @@ def _verdict(c: "Certificate") -> str:
         return "A critical point up to the choice of derivatives at ReLU's kinks: the residual there is at most 1e-3."
     if c.residual_max <= RESIDUAL_TRUSTED:
         return "Near a critical point: read the shapes of energies and H, not their digits."
-    solver = "geodesic" if c.kink_residual is None else "kinks"
-    return f"No critical point: energies and H show the optimiser. Try isthmus train --solver {solver} --dtype float64."
+    further = _further(saved, "geodesic" if c.kink_residual is None else "kinks")
+    return f"No critical point: energies and H show the optimiser. Try `{further}`."
+
+
+def _further(saved: "Saved", solver: str) -> str:
+    """The command that brings this network nearer to a critical point: that solver from here on, or more of it."""
+    train = saved.config.train
+    if (train.recipe, train.dtype) == (solver, "float64") and not saved.alone:
+        from isthmus.solve import recipe
+
+        steps = recipe(solver, train.steps)[-1].steps
+        return command("train", "--resume", "--extend", steps, "--out", saved.place)
+    # What was chosen for another recipe is left to this one.
+    chosen = {"--steps": train.steps, "--rate": train.rate, "--batch-size": train.batch_size}
+    own = [word for option, value in chosen.items() if value is not None for word in (option, "none")]
+    out = f"{saved.place.with_suffix('') if saved.alone else saved.place}-{solver}"
+    return command("train", "--init-from", saved.place, "--solver", solver, "--dtype", "float64", *own, "--out", out)

@@ -401,9 +401,10 @@ class Trainer:
         self.step_count, self.seconds = int(state["step"]), float(state["seconds"])
         if not self.done:
             self._enter(self.stages[self._stage])
-            self._run.load_state_dict(state["optimiser"])
-            self._earlier = float(state["earlier"])
-            self._best = None if state["best"] is None else _Kept(**state["best"])
+            if state["optimiser"] is not None:  # else the stages that it was made with had run: there are more now
+                self._run.load_state_dict(state["optimiser"])
+                self._earlier = float(state["earlier"])
+                self._best = None if state["best"] is None else _Kept(**state["best"])
         self._kept_step = state["kept_step"]
         self._generator.set_state(state["generator"])
         self._order = None if state["order"] is None else state["order"].clone()

@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import nn
 
-from isthmus.probe.integrations._require import require
+from isthmus._support import require
+from isthmus.probe.integrations import EXTRA
 from isthmus.probe.integrations.watch import SCALARS, Watch, every
 
-_TrainerCallback: Any = require("transformers", "isthmus.probe.integrations.transformers").TrainerCallback
+_TrainerCallback: Any = require("transformers", __name__, f"transformers{EXTRA}").TrainerCallback
 
 
 class ProbeCallback(_TrainerCallback):
