@@ -208,6 +208,16 @@ def test_a_run_of_that_solver_is_told_to_go_on(cli):
     assert resumes(line) and parsed(line)[1]["train__extend"] == "1"
     assert cli(*shlex.split(line)[1:], "--no-report", "--quiet").code == 0
     assert RunConfig.from_yaml("my run/config.yaml").train.extend == (1,)
+    (Path(RUN) / "checkpoint.safetensors").unlink()  # now it would begin again
+    name, options = parsed(only_command(cli("certify", RUN).out))
+    assert (name, options["resume"], options["model__init_from"]) == ("train", False, RUN)
+
+
+def test_the_advice_of_certify_names_a_folder_that_is_free(cli, trained):
+    assert parsed(only_command(cli("certify", RUN).out))[1]["out"] == Path("my run-kinks")
+    Path("my run-kinks").mkdir()
+    Path("my run-kinks/config.yaml").write_text("")
+    assert parsed(only_command(cli("certify", RUN).out))[1]["out"] == Path("my run-kinks-2")
 
 
 def test_a_file_alone_is_certified_and_probed(cli, trained):

@@ -102,14 +102,16 @@ def _verdict(c: "Certificate", saved: "Saved") -> str:
 
 def _further(saved: "Saved", solver: str) -> str:
     """The command that brings this network nearer to a critical point: that solver from here on, or more of it."""
-    train = saved.config.train
-    if (train.recipe, train.dtype) == (solver, "float64") and not saved.alone:
-        from isthmus.solve import recipe
+    from isthmus.runs.folder import folder_beside
+    from isthmus.runs.resume import can_go_on
+    from isthmus.solve import recipe
 
+    train = saved.config.train
+    if (train.recipe, train.dtype) == (solver, "float64") and not saved.alone and can_go_on(saved.place):
         steps = recipe(solver, train.steps)[-1].steps
         return command("train", "--resume", "--extend", steps, "--out", saved.place)
     # What was chosen for another recipe is left to this one.
     chosen = {"--steps": train.steps, "--rate": train.rate, "--batch-size": train.batch_size}
     own = [word for option, value in chosen.items() if value is not None for word in (option, "none")]
-    out = f"{saved.place.with_suffix('') if saved.alone else saved.place}-{solver}"
+    out = folder_beside(saved.place, f"-{solver}")
     return command("train", "--init-from", saved.place, "--solver", solver, "--dtype", "float64", *own, "--out", out)

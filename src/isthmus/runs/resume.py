@@ -1,16 +1,17 @@
 """What a run finds in its folder: whether it may start there, and the state to go on from."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from isthmus._support import command
 from isthmus.runs.build import Built
 from isthmus.runs.config import RunConfig
-from isthmus.runs.folder import FolderError, RunFolder
+from isthmus.runs.folder import FolderError, RunFolder, folder_beside
 from isthmus.runs.problems import ConfigError, ConfigProblem, show_value
 from isthmus.runs.saved import misfit, stored_config
-from isthmus.runs.schema import CHECKPOINT, CONFIG
-from isthmus.runs.state import StateError, VersionError, load_state
+from isthmus.runs.schema import CHECKPOINT, CONFIG, SUMMARY
+from isthmus.runs.state import VERSION, StateError, VersionError, load_state, version_of
 from isthmus.status import Status
 
 
@@ -69,6 +70,13 @@ def load(place: RunFolder, config: RunConfig, built: Built) -> dict[str, Any] | 
     return None if result is None or extended else dict(result)
 
 
+def can_go_on(folder: Path) -> bool:
+    """Whether the training of a run can be resumed and extended."""
+    place = RunFolder(folder)
+    whole = place.has_config and place.has_checkpoint and version_of(place / CHECKPOINT) == VERSION
+    return whole and place.read_json(SUMMARY).get("status") != Status.DIVERGED
+
+
 def _must_equal(config: RunConfig, stored: RunConfig, owner: str) -> bool:
     """Check that a run is resumed with the configuration it was begun with, or with that and an extension.
 
@@ -99,5 +107,5 @@ def _must_equal(config: RunConfig, stored: RunConfig, owner: str) -> bool:
 
 def _not_resumable(place: RunFolder, reason: str) -> StateError:
     """The error of a run whose network can be taken, and whose training cannot."""
-    start = command("train", "--init-from", place.path, "--out", f"{place.path}-2")
+    start = command("train", "--init-from", place.path, "--out", folder_beside(place.path))
     return StateError(f"{reason}: `{start}` starts a run from its network")
