@@ -8,6 +8,7 @@ import typer
 
 from isthmus._support import command
 from isthmus.cli.failures import DONE, exit_codes
+from isthmus.thresholds import CRITICAL, SHAPES
 
 if TYPE_CHECKING:
     from isthmus.certificate import Certificate
@@ -85,16 +86,13 @@ def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
 
 
 def _verdict(c: "Certificate", saved: "Saved") -> str:
-    from isthmus.bottleneck import RESIDUAL_TRUSTED
-    from isthmus.certificate.certificate import RESIDUAL_CONVERGED
-
     if c.collapsed:
         return "Collapsed: the outputs hardly depend on the inputs, and the zero network is a local minimum."
-    if c.residual_max <= RESIDUAL_CONVERGED:
+    if c.residual_max <= CRITICAL:
         return "A critical point: every layer's residual is at most 1e-4."
     if c.converged:
         return "A critical point up to the choice of derivatives at ReLU's kinks: the residual there is at most 1e-3."
-    if c.residual_max <= RESIDUAL_TRUSTED:
+    if c.residual_max <= SHAPES:
         return "Near a critical point: read the shapes of energies and H, not their digits."
     further = _further(saved, "geodesic" if c.kink_residual is None else "kinks")
     return f"No critical point: energies and H show the optimiser. Try `{further}`."
