@@ -251,9 +251,11 @@ def test_a_new_run_starts_from_another_with_other_values(cli, trained):
     Path("a.yaml").write_text("model: {init_from: my run}\ntrain: {mu: 0.07}\n")
     assert cli("train", "--config", "a.yaml", "--out", "newer", "--no-report", "--quiet").code == 0
     assert RunConfig.from_yaml("newer/config.yaml").train.mu == 0.07
-    assert (
-        cli("train", "--init-from", RUN, "--mu", "0.05", "--resume", "--out", "new", "--no-report", "--quiet").code == 0
-    )
+    fresh = ("train", "--config", "newer/config.yaml", "--init-from", "none", "--out", "fresh")
+    assert cli(*fresh, "--no-report", "--quiet").code == 0
+    assert RunConfig.from_yaml("fresh/config.yaml").model.init_from is None
+    again = ("train", "--init-from", RUN, "--mu", "0.05", "--resume", "--out", "new")
+    assert cli(*again, "--no-report", "--quiet").code == 0
 
 
 def test_another_shape_names_the_option(cli, trained):
