@@ -21,6 +21,7 @@ from _common import options, write
 from isthmus import LeakyResNet, Problem, SmoothReLU, Trainer, make_task, recipe
 from isthmus.certificate import Certificate, certify
 from isthmus.geodesic import Geodesic
+from isthmus.optimise import LBFGS, Newton
 from isthmus.solve import Stage, solve
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -65,7 +66,7 @@ def summary(geodesic: Geodesic, found: Certificate) -> dict[str, float]:
 def ours(size: dict[str, Any], seed: int, seconds: float, tolerance: float) -> dict[str, Any]:
     """`solve` within so many seconds."""
     part, whole = size["lbfgs"]
-    stages = [Stage("lbfgs", part, fraction=0.2), Stage("lbfgs", whole), Stage("newton", 10_000)]
+    stages = [Stage(LBFGS(), part, fraction=0.2), Stage(LBFGS(), whole), Stage(Newton(), 10_000)]
     started, cpu = time.perf_counter(), time.process_time()
     found = solve(problem(size, seed, torch.float64), stages, seconds=seconds, tolerance=tolerance)
     spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}

@@ -25,6 +25,7 @@ import torch
 from _common import options, write
 
 from isthmus import LeakyResNet, Problem, Trainer, make_task, recipe
+from isthmus.optimise import LBFGS
 from isthmus.solve import Stage, solve
 
 
@@ -79,7 +80,7 @@ def one(seed: int, scale: float) -> dict[str, Any]:
 
 def in_its_time(seed: int, seconds: float) -> dict[str, float]:
     """What L-BFGS in the Kronecker metric reaches in the recipe's own time."""
-    stages = [Stage("lbfgs", 80, fraction=0.2), Stage("lbfgs", 100_000)]
+    stages = [Stage(LBFGS(), 80, fraction=0.2), Stage(LBFGS(), 100_000)]
     found = solve(problem(seed), stages, seconds=seconds, log_every=1000, kink_width=0.0)
     return {"objective": found.objective, "residual_max": found.certificate.residual_max, "seconds": seconds}
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from isthmus._rooms import callable_room
 from isthmus.geodesic import Geodesic
 from isthmus.mechanics import MechanicsTable, mechanics, rank, spectra
 
@@ -178,3 +179,6 @@ def _verdict(geodesic: Geodesic, estimate: int, plateau: tuple[int, int], doubts
     if not doubts:
         return f"{said}; nothing found that speaks against it."
     return f"{said}; not to be trusted as it stands, for {len(doubts)} reason{'s' if len(doubts) > 1 else ''}."
+
+
+callable_room(__name__)

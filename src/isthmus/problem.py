@@ -14,6 +14,7 @@ from isthmus.geodesic import Geodesic
 from isthmus.loss import Loss, loss_of
 from isthmus.mechanics.invariants import relative_residual
 from isthmus.model import LeakyResNet
+from isthmus.status import Status
 
 Memory = Literal["store", "recompute"]
 
@@ -116,6 +117,9 @@ class Problem:
             self.x_test, self.y_test = self._data(x_test, y_test, "test")
         self._workspaces: dict[tuple[int, bool], FlowWorkspace | RecomputeWorkspace] = {}
         self._swept: _Swept | None = None
+
+    def __repr__(self) -> str:
+        return f"Problem({self.model.extra_repr()}, samples={self.x.shape[0]}, loss={self.loss.name!r}, mu={self.mu:g})"
 
     def _data(self, x: Tensor, y: Tensor, part: str) -> tuple[Tensor, Tensor]:
         model, weight = self.model, self.model.weight
@@ -244,7 +248,8 @@ class Problem:
         return flow.forward(self.model.weight, rho)
 
     def _squared_weights(self) -> Float[Tensor, "layers"]:
-        return torch.linalg.vector_norm(self.model.weight.detach(), dim=(1, 2), dtype=torch.float64).square_()
+        # over one dimension: over two it takes three times as long
+        return torch.linalg.vector_norm(self.model.weight.detach().flatten(1), dim=1, dtype=torch.float64).square_()
 
     @torch.no_grad()
     def residual(self) -> Float[Tensor, "layers"]:
@@ -325,7 +330,7 @@ class Problem:
         return float(self.loss.evaluate(outputs, y)[0]), accuracy
 
     @torch.no_grad()
-    def geodesic(self, status: str = "unknown") -> Geodesic:
+    def geodesic(self, status: Status = Status.UNKNOWN) -> Geodesic:
         """Weights, path and momenta of the whole training part, recomputed in float64."""
         model = self.model
         wide = torch.float64

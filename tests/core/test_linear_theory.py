@@ -26,7 +26,7 @@ import torch
 from isthmus.activations import Identity
 from isthmus.mechanics import scaled_hamiltonian
 from isthmus.model import LeakyResNet
-from isthmus.optimise import LBFGS
+from isthmus.optimise import LBFGS, Adam
 from isthmus.problem import Problem
 from isthmus.solve import Stage, Trainer
 from isthmus.theory import linear_gains, linear_minimum
@@ -68,7 +68,7 @@ def linear_problem(s, depth, effective_depth, *, bias=False, carried=None, noise
 
 
 def lbfgs(p, steps=1500):
-    optimiser = LBFGS(p, memory=40)
+    optimiser = LBFGS(pairs=40, preconditioned=False).start(p)
     for _ in range(steps):
         optimiser.step(p.evaluate, 0.0)
         if optimiser.finished:
@@ -114,7 +114,7 @@ def test_minima_of_linear_networks_agree_with_theory(s, depth, effective_depth, 
 def test_a_trainer_in_float64_arrives_there_too():
     s, depth, effective_depth = [2.0, 1.0], 6, 2.0
     p = linear_problem(s, depth, effective_depth)
-    Trainer(p, (Stage("adam", 200, 1e-2), Stage("lbfgs", 600))).run()
+    Trainer(p, (Stage(Adam(), 200, 1e-2), Stage(LBFGS(), 600))).run()
     assert p.evaluate().objective == pytest.approx(linear_minimum(s, depth, effective_depth, MU).objective, rel=1e-6)
 
 

@@ -265,7 +265,7 @@ def test_a_trained_network_is_a_warm_start(smooth):
     p, _ = smooth
     cold = solve_on_mesh(p, None, equal(6), order=2, residual_tol=1e-9)
     trained = problem()
-    optimiser = LBFGS(trained, memory=40)
+    optimiser = LBFGS(pairs=40, preconditioned=False).start(trained)
     for _ in range(200):
         optimiser.step(trained.evaluate, 0.0)
     warm = solve_on_mesh(trained, trained.geodesic(), equal(6), order=2, residual_tol=1e-9)

@@ -16,7 +16,7 @@ from isthmus.activations import Activation
 
 
 @dataclass(frozen=True)
-class Steps:
+class LayerScalars:
     """The numbers of every layer and member.
 
     Args:
@@ -34,15 +34,15 @@ class Steps:
     @classmethod
     def of(
         cls, rho: Float[Tensor, "members layers"], effective_depths: Sequence[float], weight_decays: Sequence[float]
-    ) -> "Steps":
+    ) -> "LayerScalars":
         """From ρ, and each member's L̃ and μ; computed in float64, as a single network's flow does."""
         own = zip(rho.tolist(), effective_depths, weight_decays, strict=True)
         rows = [[(r, 1 - r * L, mu * r) for r in steps] for steps, L, mu in own]
         skip, decay = (rho.new_tensor([[numbers[k] for numbers in row] for row in rows]).view_as(rho) for k in (1, 2))
         return cls(rho, skip, decay, rows)
 
-    def __getitem__(self, part: slice) -> "Steps":
-        return Steps(self.rho[part], self.skip[part], self.decay[part], self.rows[part])
+    def __getitem__(self, part: slice) -> "LayerScalars":
+        return LayerScalars(self.rho[part], self.skip[part], self.decay[part], self.rows[part])
 
     @property
     def common(self) -> list[tuple[float, float, float]] | None:
@@ -104,7 +104,7 @@ class EnsembleFlow:
     def forward(
         self,
         W: Float[Tensor, "members layers width width_in"],
-        steps: Steps,
+        steps: LayerScalars,
     ) -> Float[Tensor, "members width samples"]:
         """(E2) of all members, from `start`.
 
@@ -128,7 +128,7 @@ class EnsembleFlow:
     def backward(
         self,
         W: Float[Tensor, "members layers width width_in"],
-        steps: Steps,
+        steps: LayerScalars,
         out: Float[Tensor, "members layers width width_in"],
         to_input: bool,
     ) -> Float[Tensor, "members width samples"]:

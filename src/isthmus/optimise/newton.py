@@ -8,6 +8,7 @@ For smooth σ; on ReLU's pieces it ignores the kinks, and stops where they are i
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from isthmus.curvature.dual import DualPreconditioner
 from isthmus.curvature.hessian import Hessian
 from isthmus.curvature.kronecker import KroneckerPreconditioner
 from isthmus.curvature.scaled import ScaledParameters
-from isthmus.optimise.optimiser import Closure, Optimiser
+from isthmus.optimise.optimiser import Closure, Optimiser, Run
 from isthmus.optimise.truncated_cg import TruncatedStep, truncated_cg
 from isthmus.optimise.trust_region import SMALLER, Restorer, choose
 from isthmus.problem import Evaluation, Problem
@@ -30,30 +31,47 @@ _RESOLUTION = {torch.float32: 1e-7, torch.float64: 1e-13}
 _ROUGH_ABOVE = 1e-3
 
 
+@dataclass(frozen=True)
 class Newton(Optimiser):
-    """Trust-region Newton–CG on all parameters of a problem.
+    """Trust-region Newton–CG on all parameters of a problem, to the tolerance.
 
     Args:
-        problem: whose parameters, gradients and Hessian are used.
-        metric: the preconditioner, `DualPreconditioner` by default. `KroneckerPreconditioner` makes no corrections.
-        refresh_every: steps taken between two measurements of the metric.
-        limit: Hessian products a step at most.
-        tolerance: finished when every layer's stationarity residual is below.
+        refresh_every: steps taken between two measurements of the preconditioner. 2: 5 to 10 products a step right
+            after one, 30 to 60 eight steps later (tuned: docs/notes/solver.md).
+        limit: Hessian products a step at most. A guard: steps with a fresh preconditioner take a tenth of it.
         corrections: second-order corrections of a trial at most; one costs about a Hessian product.
+        preconditioner: what makes it for a problem; without restorations (`KroneckerPreconditioner`) no corrections.
+
+    Raises:
+        ValueError: counts below 1, or negative corrections.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        metric: KroneckerPreconditioner | DualPreconditioner | None = None,
-        refresh_every: int = 2,
-        limit: int = 300,
-        tolerance: float = 0.0,
-        corrections: int = 4,
-    ) -> None:
-        self.problem, self.refresh_every, self.limit, self.tolerance = problem, refresh_every, limit, tolerance
-        self.metric = DualPreconditioner(problem) if metric is None else metric
-        self.corrections = corrections if isinstance(self.metric, DualPreconditioner) else 0
+    name = "newton"
+    full_batch = True
+    needs_features = True
+    refresh_every: int = 2
+    limit: int = 300
+    corrections: int = 4
+    preconditioner: Callable[[Problem], KroneckerPreconditioner | DualPreconditioner] = DualPreconditioner
+
+    def __post_init__(self) -> None:
+        self._check_positive("refresh_every", "limit")
+        if self.corrections < 0:
+            raise ValueError(f"Newton: corrections must not be negative, got {self.corrections}")
+
+    def start(self, problem: Problem, tolerance: float = 0.0) -> "NewtonRun":
+        """Begin; finished when every layer's stationarity residual is at most the tolerance."""
+        return NewtonRun(problem, self, tolerance)
+
+
+class NewtonRun(Run):
+    """See `Newton`."""
+
+    def __init__(self, problem: Problem, settings: Newton, tolerance: float = 0.0) -> None:
+        self.problem, self.tolerance = problem, tolerance
+        self.refresh_every, self.limit = settings.refresh_every, settings.limit
+        self.metric = settings.preconditioner(problem)
+        self.corrections = settings.corrections if isinstance(self.metric, DualPreconditioner) else 0
         self.products = 0
         self._hessians: dict[torch.dtype, Hessian] = {}
         self._hessian: Hessian | None = None  # the one that is linearised at the present point

@@ -7,26 +7,49 @@ points uphill (O'Donoghue and Candès 2015).
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from isthmus.optimise.optimiser import Closure, Optimiser
+from isthmus.optimise.optimiser import Closure, Optimiser, Run
 from isthmus.problem import Evaluation, Problem
 
 
+@dataclass(frozen=True)
 class Settle(Optimiser):
     """Nesterov's method in the variables ``√ρ_ℓ W_ℓ``, with restart; halves its rate when the objective rises.
 
+    A stage's rate multiplies the measured one.
+
     Args:
-        problem: whose parameters, gradients and step-sizes are used.
         fraction: rate times largest curvature. 1 is the limit of a quadratic; ReLU's kinks ask for less.
         probes: power iterations for the largest curvature, by differences of gradients.
+
+    Raises:
+        ValueError: numbers that are not positive.
     """
 
-    def __init__(self, problem: Problem, fraction: float = 0.2, probes: int = 15) -> None:
-        self.problem, self.fraction, self.probes = problem, fraction, probes
+    name = "settle"
+    full_batch = True
+    rises = "residual_max"
+    fraction: float = 0.2
+    probes: int = 15
+
+    def __post_init__(self) -> None:
+        self._check_positive("fraction", "probes")
+
+    def start(self, problem: Problem, tolerance: float = 0.0) -> "SettleRun":
+        """Begin at rest."""
+        return SettleRun(problem, self)
+
+
+class SettleRun(Run):
+    """See `Settle`."""
+
+    def __init__(self, problem: Problem, settings: Settle) -> None:
+        self.problem, self.fraction, self.probes = problem, settings.fraction, settings.probes
         self._velocity = [torch.zeros_like(p.data) for p in problem.parameters]
         self._rate: float | None = None
         self._since_restart = 0

@@ -189,11 +189,10 @@ def _scheduler(
 ) -> "MeshScheduler | None":
     """What moves the step-sizes; nothing where they are equal. Extensions of the recipe do not move them."""
     from isthmus.mesh import MeshScheduler
-    from isthmus.solve.recipes import FULL_BATCH
 
     if config.mesh.kind == "equidistant":
         return None
-    moving = sum(stage.steps for stage in stages if stage.optimiser not in FULL_BATCH)
+    moving = sum(stage.steps for stage in stages if not stage.optimiser.full_batch)
     last = round(config.mesh.freeze_fraction * moving)
     return MeshScheduler(model, build_rule(config.mesh), x, every=config.mesh.every, freeze_after=last)
 

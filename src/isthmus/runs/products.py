@@ -32,12 +32,13 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
     """
     from isthmus.bottleneck import bottleneck
     from isthmus.mechanics import mechanics
+    from isthmus.status import Status
 
     trainer, problem = built.trainer, built.trainer.problem
     history = {name: [row.get(name) for row in trainer.history] for name in TABLES["history"].columns}
     folder.write_table(TABLES["history"], history)
     folder.write_bytes(MODEL, model_bytes(built, config))
-    geodesic = problem.geodesic(status=str(result["status"]))
+    geodesic = problem.geodesic(Status(result["status"]))
     threshold = config.analysis.rank_threshold
     table = mechanics(geodesic, gamma0=config.analysis.gamma0, rank_threshold=threshold)
     reading = bottleneck(geodesic, table, threshold=threshold)

@@ -101,6 +101,13 @@ _HISTORY = {
     "test_accuracy": Column("test accuracy", "share of test rows given their class", presence="optional"),
     "rate": Column("rate", "learning rate of the step; null for L-BFGS and Newton", presence="optional"),
     "seconds": Column("seconds", "time trained so far, all resumptions together", "s", presence="optional"),
+    "kept_step": Column(
+        "kept step",
+        "the step whose network a stage left, where a later one was worse",
+        "steps",
+        "integer",
+        "optional",
+    ),
 }
 _SPECTRA = {
     "kind": _required("of", "A: of a state, W: of a layer's weights", kind="text"),
