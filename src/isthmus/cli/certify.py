@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isthmus._support import command
 from isthmus.cli.failures import DONE, exit_codes
 from isthmus.thresholds import CRITICAL, SHAPES
 
@@ -99,17 +98,10 @@ def _verdict(c: "Certificate", saved: "Saved") -> str:
 
 
 def _further(saved: "Saved", solver: str) -> str:
-    """The command that brings this network nearer to a critical point: that solver from here on, or more of it."""
-    from isthmus.runs.folder import folder_beside
-    from isthmus.runs.resume import can_go_on
+    from isthmus.runs.advice import further
     from isthmus.solve import recipe
 
     train = saved.config.train
-    if (train.recipe, train.dtype) == (solver, "float64") and not saved.alone and can_go_on(saved.place):
-        steps = recipe(solver, train.steps)[-1].steps
-        return command("train", "--resume", "--extend", steps, "--out", saved.place)
-    # What was chosen for another recipe is left to this one.
-    chosen = {"--steps": train.steps, "--rate": train.rate, "--batch-size": train.batch_size}
-    own = [word for option, value in chosen.items() if value is not None for word in (option, "none")]
-    out = folder_beside(saved.place, f"-{solver}")
-    return command("train", "--init-from", saved.place, "--solver", solver, "--dtype", "float64", *own, "--out", out)
+    return further(
+        train.model_dump(), saved.place, solver, lambda: recipe(solver, train.steps)[-1].steps, alone=saved.alone
+    )

@@ -1,7 +1,6 @@
 """What a run finds in its folder: whether it may start there, and the state to go on from."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from isthmus._support import command
@@ -10,8 +9,8 @@ from isthmus.runs.config import RunConfig
 from isthmus.runs.folder import FolderError, RunFolder, folder_beside
 from isthmus.runs.problems import ConfigError, ConfigProblem, show_value
 from isthmus.runs.saved import misfit, stored_config
-from isthmus.runs.schema import CHECKPOINT, CONFIG, SUMMARY
-from isthmus.runs.state import VERSION, StateError, VersionError, load_state, version_of
+from isthmus.runs.schema import CHECKPOINT, CONFIG
+from isthmus.runs.state import StateError, VersionError, load_state
 from isthmus.status import Status
 
 
@@ -68,13 +67,6 @@ def load(place: RunFolder, config: RunConfig, built: Built) -> dict[str, Any] | 
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise misfit(path, f"{type(error).__name__}: {error}") from error
     return None if result is None or extended else dict(result)
-
-
-def can_go_on(folder: Path) -> bool:
-    """Whether the training of a run can be resumed and extended."""
-    place = RunFolder(folder)
-    whole = place.has_config and place.has_checkpoint and version_of(place / CHECKPOINT) == VERSION
-    return whole and place.read_json(SUMMARY).get("status") != Status.DIVERGED
 
 
 def _must_equal(config: RunConfig, stored: RunConfig, owner: str) -> bool:
