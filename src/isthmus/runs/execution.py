@@ -1,4 +1,4 @@
-"""`execute`: one run from its configuration to its folder, resumable at any moment."""
+"""`execute`: one run from its configuration to its folder, resumable at any moment: check, build, train, write."""
 
 import math
 import warnings
