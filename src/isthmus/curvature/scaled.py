@@ -30,6 +30,11 @@ class ScaledParameters:
         self.parameters = problem.parameters
         self._scales: list[Tensor | float] = [problem.model.rho.sqrt()[:, None, None]]
         self._scales += [1.0] * (len(self.parameters) - 1)
+        self._inverse = 1 / problem.model.rho[:, None, None]
+
+    def inverse_metric(self) -> list[Tensor]:
+        """``1/ρ_ℓ`` for the weight, 1 for learned ends: a gradient times it is a step of steepest descent in them."""
+        return [self._inverse, *(self._inverse.new_ones(()) for _ in self.parameters[1:])]
 
     def values(self) -> Tensor:
         """The parameters, scaled."""
