@@ -400,6 +400,14 @@ def test_wrong_types_are_named(make, message, without_shape_checks):
         make()
 
 
+def test_a_trainer_says_what_it_is_in_one_line():
+    trainer = Trainer(problem(), (Stage(Adam(), 3), Stage(SGD(), 2)))
+    trainer.step()
+    said = repr(trainer)
+    assert said == f"Trainer({trainer.problem!r}, stages=[adam 3, sgd 2], step=1 of 5)"
+    assert "\n" not in said and len(said) < 250
+
+
 def test_misuse_of_a_trainer():
     trainer = Trainer(problem(), (Stage(Adam(), 1),))
     with pytest.raises(ValueError, match="checkpoint_every must be at least 1"):

@@ -30,6 +30,11 @@ class ScaledParameters:
     def __init__(self, target: Target) -> None:
         self.parameters, self._scales = list(target.parameters), list(target.scales)
 
+    def inverse_metric(self) -> list[Tensor]:
+        """``1/ρ_ℓ`` for the weight, 1 for learned ends: a gradient times it is a step of steepest descent in them."""
+        ones = self.parameters[0].new_ones(())
+        return [ones / (scale * scale) for scale in self._scales]
+
     def values(self) -> Float[Tensor, "variables"]:
         """The parameters, scaled."""
         return self.flatten([p.data for p in self.parameters])
