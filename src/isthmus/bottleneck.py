@@ -1,4 +1,4 @@
-"""Where the bottleneck is, of what dimension, and why that may be wrong (theory file, section 4)."""
+"""Where the bottleneck is, of what dimension, and why that may be wrong (docs/theory.md, (E11))."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from isthmus.mechanics import MechanicsTable, mechanics, rank, spectra
 
 # Above this, energies and H describe the optimiser; see `isthmus.mechanics.stationarity_residual`.
 RESIDUAL_TRUSTED = 0.1
-# A plateau must span so many states and so much of p to be called one.
+# A plateau must span this number of states and this length of p to be called one.
 PLATEAU_STATES, PLATEAU_LENGTH = 3, 0.15
 
 

@@ -188,7 +188,7 @@ class Problem:
         It trains the same parameters, and has no test part.
 
         Args:
-            rows: so many of the training rows, at even distances; all by default.
+            rows: number of training rows to keep, at even distances; all by default.
             mu: another weight decay.
             activation: another σ, which appends as many ones.
             effective_depth: another L̃.

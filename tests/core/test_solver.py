@@ -521,7 +521,7 @@ def linear_geodesics():
 
 
 def test_balance_law_has_a_factor_of_two(linear_geodesics):
-    """(E4) in the theory file reads ‖W_p‖² = ‖W_0‖² + L̃∫‖b‖²; converged networks say 2L̃, at first order in ρ."""
+    """(E4) with 2L̃, where the paper has L̃: converged networks tend to 2L̃, at first order in ρ."""
     factors = []
     for g in linear_geodesics.values():
         squares, bias = g.W.square().sum(dim=(1, 2)), g.W[:, :, -1].square().sum(dim=1)

@@ -394,7 +394,7 @@ def test_statuses(smooth):
     assert "no step decreases the objective any more" in stalled.message
 
 
-def test_relu_is_spoken_of():
+def test_the_message_names_relu():
     s = solve_on_mesh(problem(ReLU()), None, equal(4), budget=20)
     assert "ReLU has kinks" in s.message
     assert "ReLU has kinks" not in solve_on_mesh(problem(), None, equal(8), budget=5).message

@@ -17,7 +17,7 @@ factors (as in `isthmus.curvature.kronecker`); its largest eigenvectors are furt
 
 J and Jᵀ are a tangent sweep and a backward sweep. The same inverse answers what must be added to the weights to move
 the outputs by a given amount: the second-order correction (Conn, Gould and Toint 2000, section 15.3.2.3) of a step that
-left the surface of networks that fit. docs/notes/solver.md has the figures.
+left the surface of networks that fit. docs/notes/log/solver.md has the figures.
 """
 
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ class DualPreconditioner(Preconditioner):
             if not isinstance(problem, Problem):
                 raise TypeError(f"of a {type(problem).__name__} the linearised network must be given as net")
             net = Linearisation(problem, dtype)
-        if limit is None:  # of the kernel's eigenvalues few are above μ: docs/notes/solver.md
+        if limit is None:  # of the kernel's eigenvalues few are above μ: docs/notes/log/solver.md
             limit = min(6000, max(500, net.outputs.numel() // 2))
         if limit < 1:
             raise ValueError(f"limit (rows) must be at least 1, got {limit}")
@@ -252,7 +252,7 @@ class DualPreconditioner(Preconditioner):
         return torch.cat([t.flatten() for t in (W, *ends)])
 
     def _solved(self, u: Float[Tensor, "rows"]) -> Float[Tensor, "rows"]:
-        # two triangular solves of a vector; `cholesky_solve` takes twelve times as long for it (docs/notes/solver.md)
+        # two triangular solves of a vector; `cholesky_solve` takes twelve times as long (docs/notes/log/solver.md)
         half = torch.linalg.solve_triangular(self._factor, u[:, None], upper=False)
         return torch.linalg.solve_triangular(self._factor.mT, half, upper=True)[:, 0]
 

@@ -28,7 +28,7 @@ class KroneckerPreconditioner(Preconditioner):
     Args:
         problem: whose model and data are used.
         damping: factor on the data part. Layers act together, which a block-diagonal metric does not see; measured
-            on Figure 1's network, smaller than 1 is better: docs/notes/solver.md.
+            on Figure 1's network, smaller than 1 is better: docs/notes/log/solver.md.
         sweeps: random backward sweeps for one estimate of Γ.
     """
 

@@ -57,8 +57,8 @@ class Linearised(Protocol):
     def adjoints(self, G: Tensor, select: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
         """From ``∂/∂A_L``, as any number of columns ``(width, …)``: D of every layer, last first, and ``∂/∂A_0``.
 
-        ``D_ℓ S_{ℓ−1}ᵀ`` is the gradient in W_ℓ; ``∂/∂A_0`` comes only where ends are learned. ``select`` makes of the
-        slopes of one layer those of the columns, in a shape that broadcasts.
+        ``D_ℓ S_{ℓ−1}ᵀ`` is the gradient in W_ℓ; ``∂/∂A_0`` comes only where ends are learned. ``select`` turns
+        the slopes of one layer into the slopes of each column, in a shape that broadcasts against the columns.
         """
 
 

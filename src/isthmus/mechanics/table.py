@@ -200,7 +200,7 @@ def mechanics(geodesic: Geodesic, gamma0: float = 1e-3, rank_threshold: float = 
 
     Args:
         geodesic: see `isthmus.geodesic.Geodesic`; computed in its dtype, float64.
-        gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (theory file, section 2).
+        gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (docs/theory.md).
         rank_threshold: singular values count above this fraction of the largest.
 
     Raises:

@@ -26,7 +26,7 @@ class Gap:
         hamiltonian: L̃ times the staggered H of every layer, minus the flow's.
         objective: the network's (E3) minus the flow's.
         data_cost: the same of C.
-        residual: the network's own largest stationarity residual: what of the gap is for want of training.
+        residual: the network's own largest stationarity residual: how much of the gap more training would remove.
         error: the flow's own estimated error: below it a gap says nothing.
     """
 
