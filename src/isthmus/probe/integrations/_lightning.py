@@ -1,11 +1,24 @@
 """What the callbacks for both of Lightning's names share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from isthmus.probe.integrations.watch import SCALARS, Watch, every
+
+
+@contextmanager
+def _without_logs(module: nn.Module) -> Iterator[None]:
+    """What the module logs in its forward pass is of training, and not of this pass."""
+    for name in ("log", "log_dict"):
+        vars(module)[name] = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        for name in ("log", "log_dict"):
+            vars(module).pop(name, None)
 
 
 class LightningHooks:
@@ -58,7 +71,8 @@ class LightningHooks:
         step = int(trainer.global_step)
         if step in self.watch.profiles or step in self.watch.failures:
             return  # gradients are still being accumulated, or the epoch ends on a step that was probed
-        scalars = self.watch(module if self.model is None else self.model(module), step)
+        with _without_logs(module):
+            scalars = self.watch(module if self.model is None else self.model(module), step)
         for logger in trainer.loggers if scalars else ():
             logger.log_metrics(scalars, step=step)
 
