@@ -21,6 +21,7 @@ from _common import options, write
 from isthmus import LeakyResNet, Problem, SmoothReLU, Trainer, make_task, recipe
 from isthmus.certificate import Certificate, certify
 from isthmus.geodesic import Geodesic
+from isthmus.optimise import LBFGS, Newton
 from isthmus.solve import Stage, solve
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -63,9 +64,9 @@ def summary(geodesic: Geodesic, found: Certificate) -> dict[str, float]:
 
 
 def ours(size: dict[str, Any], seed: int, seconds: float, tolerance: float) -> dict[str, Any]:
-    """`solve` within so many seconds."""
+    """`solve` within a number of seconds."""
     part, whole = size["lbfgs"]
-    stages = [Stage("lbfgs", part, fraction=0.2), Stage("lbfgs", whole), Stage("newton", 10_000)]
+    stages = [Stage(LBFGS(), part, fraction=0.2), Stage(LBFGS(), whole), Stage(Newton(), 10_000)]
     started, cpu = time.perf_counter(), time.process_time()
     found = solve(problem(size, seed, torch.float64), stages, seconds=seconds, tolerance=tolerance)
     spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
@@ -80,7 +81,7 @@ def main() -> None:
     parser.set_defaults(threads=torch.get_num_threads())
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--times", type=float, default=1.0, help="so many times the recipe's seconds")
+    parser.add_argument("--times", type=float, default=1.0, help="time allowed, as a multiple of the recipe's")
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--scale", type=float, default=1.0, help="times the recipe's 6000 steps (a quick look: 0.1)")
     given = parser.parse_args()

@@ -19,10 +19,11 @@ from _common import options, write
 
 
 def one(shape: str, choice: str, steps: int, threads: int) -> None:
-    """Train so many steps, and print what they took."""
+    """Train for `steps` steps, and print what they took."""
     import torch
 
     from isthmus import LeakyResNet, Problem, Trainer
+    from isthmus.optimise import Adam
     from isthmus.solve import Stage
 
     torch.set_num_threads(threads)
@@ -32,7 +33,7 @@ def one(shape: str, choice: str, steps: int, threads: int) -> None:
     torch.manual_seed(0)
     memory: Any = int(choice) if choice.isdigit() else choice
     problem = Problem(model, torch.randn(samples, 30), torch.randn(samples, 30), memory=memory)
-    trainer = Trainer(problem, (Stage("adam", steps + 1, 1e-3, cosine=False),), log_every=10**9)
+    trainer = Trainer(problem, (Stage(Adam(), steps + 1, 1e-3, cosine=False),), log_every=10**9)
     walls, cpus, objectives = [], [], []
     for step in range(steps + 1):
         wall, cpu = time.perf_counter(), time.process_time()

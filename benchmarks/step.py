@@ -32,8 +32,7 @@ def ours(width: int, samples: int, layers: int) -> tuple[Any, dict[str, Callable
     import torch
 
     from isthmus import LeakyResNet, Problem
-    from isthmus.optimise.first_order import adam
-    from isthmus.optimise.muon import Muon
+    from isthmus.optimise import Adam, Muon
 
     torch.manual_seed(0)
     model = LeakyResNet(ENDS, ENDS, width=width, depth=layers, effective_depth=EFFECTIVE_DEPTH)
@@ -51,7 +50,7 @@ def ours(width: int, samples: int, layers: int) -> tuple[Any, dict[str, Callable
             torch.mm(G, S[layer].T, out=gradient[layer])
             torch.mm(W[layer, :, :width].T, G, out=pulled)
 
-    by_adam, by_muon = adam(problem.parameters), Muon(model.weight, [])
+    by_adam, by_muon = Adam().start(problem), Muon().start(problem)
     return problem, {
         "products alone": products,
         "isthmus": problem.evaluate,

@@ -1,7 +1,8 @@
 """isthmus: Leaky ResNets as Hamiltonian mechanics (arXiv:2405.17573).
 
 Train a `LeakyResNet`, read its mechanics, see its bottleneck. Names and rooms load when they are used, so that
-``import isthmus`` by itself costs nothing and the command line answers at once.
+``import isthmus`` by itself costs nothing and the command line answers at once. `bottleneck`, `mechanics`, `probe` and
+`solve` are rooms and verbs: ``from isthmus import probe`` can be called, and holds what else is in its room.
 """
 
 from importlib import import_module
@@ -9,20 +10,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isthmus.activations import Identity, ReLU, SmoothReLU
-    from isthmus.bottleneck import Bottleneck
+    from isthmus.bottleneck import Bottleneck, bottleneck
+    from isthmus.certificate import Certificate, certify
     from isthmus.geodesic import Geodesic
-    from isthmus.mechanics import MechanicsTable
+    from isthmus.mechanics import MechanicsTable, mechanics
     from isthmus.mesh import Adaptive, Equidistant, Irregular, MeshScheduler
     from isthmus.model import LeakyResNet
+    from isthmus.probe import Profile, probe, simplify
     from isthmus.problem import Problem
-    from isthmus.solve import Trainer, recipe
+    from isthmus.solve import Solution, Stage, Trainer, recipe, solve
+    from isthmus.status import Status
     from isthmus.tasks import Task, make_task
+    from isthmus.two_ended import solve_two_ended
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "activations": ("Identity", "ReLU", "SmoothReLU"),
+    "bottleneck": ("Bottleneck",),
+    "certificate": ("Certificate", "certify"),
+    "geodesic": ("Geodesic",),
+    "mechanics": ("MechanicsTable",),
+    "mesh": ("Adaptive", "Equidistant", "Irregular", "MeshScheduler"),
+    "model": ("LeakyResNet",),
+    "probe": ("Profile", "simplify"),
+    "problem": ("Problem",),
+    "solve": ("Solution", "Stage", "Trainer", "recipe"),
+    "status": ("Status",),
+    "tasks": ("Task", "make_task"),
+    "two_ended": ("solve_two_ended",),
+}
+_VERBS = ("bottleneck", "mechanics", "probe", "solve")  # rooms that are called: isthmus._rooms
 __all__ = [
     "Adaptive",
     "Bottleneck",
+    "Certificate",
     "Equidistant",
     "Geodesic",
     "Identity",
@@ -31,31 +53,26 @@ __all__ = [
     "MechanicsTable",
     "MeshScheduler",
     "Problem",
+    "Profile",
     "ReLU",
     "SmoothReLU",
+    "Solution",
+    "Stage",
+    "Status",
     "Task",
     "Trainer",
+    "bottleneck",
+    "certify",
     "make_task",
+    "mechanics",
+    "probe",
     "recipe",
+    "simplify",
+    "solve",
+    "solve_two_ended",
 ]
-
-_HOMES = {
-    "activations": ("Identity", "ReLU", "SmoothReLU"),
-    "bottleneck": ("Bottleneck",),
-    "geodesic": ("Geodesic",),
-    "mechanics": ("MechanicsTable",),
-    "mesh": ("Adaptive", "Equidistant", "Irregular", "MeshScheduler"),
-    "model": ("LeakyResNet",),
-    "problem": ("Problem",),
-    "solve": ("Trainer", "recipe"),
-    "tasks": ("Task", "make_task"),
-}
 _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
-_ROOMS = (
-    *_HOMES,
-    *("certificate", "curvature", "ensemble", "flow", "initialise", "optimise", "probe", "report", "runs", "theory"),
-    "two_ended",
-)
+_ROOMS = (*_HOMES, "curvature", "ensemble", "flow", "initialise", "loss", "optimise", "report", "runs", "theory")
 
 
 def __getattr__(name: str) -> Any:

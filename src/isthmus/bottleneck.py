@@ -1,16 +1,17 @@
-"""Where the bottleneck is, of what dimension, and why that may be wrong (theory file, section 4)."""
+"""Where the bottleneck is, of what dimension, and why that may be wrong (docs/theory.md, (E11))."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from isthmus._rooms import callable_room
 from isthmus.geodesic import Geodesic
 from isthmus.mechanics import MechanicsTable, mechanics, rank, spectra
 
 # Above this, energies and H describe the optimiser; see `isthmus.mechanics.stationarity_residual`.
 RESIDUAL_TRUSTED = 0.1
-# A plateau must span so many states and so much of p to be called one.
+# A plateau must span this number of states and this length of p to be called one.
 PLATEAU_STATES, PLATEAU_LENGTH = 3, 0.15
 
 
@@ -178,3 +179,6 @@ def _verdict(geodesic: Geodesic, estimate: int, plateau: tuple[int, int], doubts
     if not doubts:
         return f"{said}; nothing found that speaks against it."
     return f"{said}; not to be trusted as it stands, for {len(doubts)} reason{'s' if len(doubts) > 1 else ''}."
+
+
+callable_room(__name__)

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from isthmus._types import Path, StepSizesVector, Weights
 from isthmus.activations import Activation
+from isthmus.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Geodesic:
     """A path with its momenta. The name is a promise only where the stationarity residual is small.
 
@@ -25,7 +26,7 @@ class Geodesic:
         objective: data cost plus penalty (E3).
         data_cost: C.
         colours: one number a sample for pictures: the class, or the first output coordinate.
-        status: how training ended, free text.
+        status: how the weights came about.
     """
 
     W: Weights
@@ -38,7 +39,7 @@ class Geodesic:
     objective: float = float("nan")
     data_cost: float = float("nan")
     colours: Float[Tensor, "samples"] | None = field(default=None, repr=False)
-    status: str = "unknown"
+    status: Status = Status.UNKNOWN
 
     @property
     def depth(self) -> int:
@@ -49,3 +50,12 @@ class Geodesic:
     def positions(self) -> Float[Tensor, "layers_plus_1"]:
         """``p_0 = 0, …, p_L``."""
         return torch.cat((self.rho.new_zeros(1), self.rho.cumsum(0)))
+
+    def __repr__(self) -> str:
+        """Shapes and numbers, not the tensors."""
+        layers, width, _ = self.W.shape
+        return (
+            f"{type(self).__name__}(layers={layers}, samples={self.A.shape[1]}, width={width}, "
+            f"effective_depth={self.effective_depth:g}, weight_decay={self.weight_decay:g}, "
+            f"objective={self.objective:.6g}, status={self.status.value!r})"
+        )

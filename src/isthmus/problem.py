@@ -14,6 +14,7 @@ from isthmus.geodesic import Geodesic
 from isthmus.loss import Loss, loss_of
 from isthmus.mechanics.invariants import relative_residual
 from isthmus.model import LeakyResNet
+from isthmus.status import Status
 
 Memory = Literal["store", "recompute"]
 
@@ -117,6 +118,9 @@ class Problem:
         self._workspaces: dict[tuple[int, bool], FlowWorkspace | RecomputeWorkspace] = {}
         self._swept: _Swept | None = None
 
+    def __repr__(self) -> str:
+        return f"Problem({self.model.extra_repr()}, samples={self.x.shape[0]}, loss={self.loss.name!r}, mu={self.mu:g})"
+
     def _data(self, x: Tensor, y: Tensor, part: str) -> tuple[Tensor, Tensor]:
         model, weight = self.model, self.model.weight
         if x.ndim != 2 or x.shape[1] != model.in_features or x.shape[0] == 0:
@@ -135,6 +139,15 @@ class Problem:
         """
         weight = self.model.weight
         return [weight, *(p for p in self.model.parameters() if p is not weight)]
+
+    @property
+    def scales(self) -> list[Tensor | float]:
+        """Factors on `parameters` in which the penalty is ``(μ/2)‖·‖²``: ``√ρ_ℓ`` for ``W_ℓ``, 1 for learned ends."""
+        return [self.model.rho.sqrt()[:, None, None], *[1.0] * (len(self.parameters) - 1)]
+
+    def last_outputs(self) -> Float[Tensor, "out samples"]:
+        """The outputs of the last full evaluation."""
+        return self.model.out_map.detach() @ self.workspace(path=False).end
 
     def _workspace(self, samples: int) -> FlowWorkspace | RecomputeWorkspace:
         model, key = self.model, (samples, self.keep_path)
@@ -175,7 +188,7 @@ class Problem:
         It trains the same parameters, and has no test part.
 
         Args:
-            rows: so many of the training rows, at even distances; all by default.
+            rows: number of training rows to keep, at even distances; all by default.
             mu: another weight decay.
             activation: another σ, which appends as many ones.
             effective_depth: another L̃.
@@ -244,7 +257,8 @@ class Problem:
         return flow.forward(self.model.weight, rho)
 
     def _squared_weights(self) -> Float[Tensor, "layers"]:
-        return torch.linalg.vector_norm(self.model.weight.detach(), dim=(1, 2), dtype=torch.float64).square_()
+        # over one dimension: over two it takes three times as long
+        return torch.linalg.vector_norm(self.model.weight.detach().flatten(1), dim=1, dtype=torch.float64).square_()
 
     @torch.no_grad()
     def residual(self) -> Float[Tensor, "layers"]:
@@ -325,7 +339,7 @@ class Problem:
         return float(self.loss.evaluate(outputs, y)[0]), accuracy
 
     @torch.no_grad()
-    def geodesic(self, status: str = "unknown") -> Geodesic:
+    def geodesic(self, status: Status = Status.UNKNOWN) -> Geodesic:
         """Weights, path and momenta of the whole training part, recomputed in float64."""
         model = self.model
         wide = torch.float64

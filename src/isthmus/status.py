@@ -6,6 +6,9 @@ from enum import StrEnum
 class Status(StrEnum):
     """How a computation ended; `ADVICE` says what to do about it. Equal to its text: ``status == "converged"``."""
 
+    UNKNOWN = "unknown"
+    """Read from weights alone: nobody said how they came about."""
+
     CONVERGED = "converged"
     """At the tolerance that was asked for."""
     DONE = "done"
@@ -25,6 +28,7 @@ class Status(StrEnum):
 
 
 ADVICE: dict[Status, str] = {
+    Status.UNKNOWN: "",
     Status.CONVERGED: "",
     Status.DONE: "",
     Status.STALLED_AT_KINKS: "critical up to the choice of derivatives at ReLU's kinks, where the gradient of a "
@@ -36,5 +40,5 @@ ADVICE: dict[Status, str] = {
     Status.COLLAPSED: "the zero network is a local minimum: take the default initialisation, a smaller L̃ or "
     "weight decay, or raise them in stages (Stage(leak_factor=…, mu_factor=…))",
     Status.DIVERGED: "try a smaller rate, float64, or the default initialisation; the last good state is kept",
-    Status.INTERRUPTED: "call again, or resume: it goes on from the parameters as they are",
+    Status.INTERRUPTED: "resume, or call solve again: it goes on from the parameters as they are",
 }

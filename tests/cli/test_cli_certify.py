@@ -34,7 +34,8 @@ def test_a_run_that_does_not_is_not(cli):
     assert cli("train", *SMALL, "--solver", "paper", "--steps", "12").code == 0
     ended = cli("certify", "run")
     assert ended.code == 0
-    assert "No critical point: energies and H show the optimiser. Try isthmus train --solver kinks" in ended.out
+    advice = "isthmus train --init-from run --solver kinks --dtype float64 --steps none --out run-kinks"
+    assert f"No critical point: energies and H show the optimiser. Try `{advice}`." in ended.out
     assert "residual up to kinks" in ended.out
     assert "residual up to kinks" not in cli("certify", "run", "--kink-width", "0").out
     assert json.loads(cli("certify", "run", "--json", "--kink-width", "0").out)["kink_residual"] is None

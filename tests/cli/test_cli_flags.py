@@ -61,7 +61,8 @@ def test_the_help_of_probe_does_not_load_torch_and_has_every_choice():
 
 def test_every_field_is_an_option_with_its_meaning_and_default(help_text):
     for key, field in keys_of(RunConfig).items():
-        line = next(line for line in help_text.splitlines() if re.search(rf"{option_name(key)}\b", line))
+        lines = [line for line in help_text.splitlines() if line.startswith("│")]
+        line = next(line for line in lines if re.search(rf"{option_name(key)}\b", line))
         meaning = field.description.partition(" Default: ")[0]
         assert meaning in line, key
         assert "(default: " in line, key

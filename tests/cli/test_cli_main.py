@@ -130,7 +130,7 @@ def test_a_failure_of_the_machine(cli, tiny, monkeypatch):
         ended = cli("train", *tiny, "--no-report")
     assert ended.code == 1
     assert ended.err.endswith(
-        "error: the run failed while training: [Errno 28] No space left on device; free space or mend permissions, "
+        "error: the run failed while training: [Errno 28] No space left on device; free space or correct permissions, "
         "then `isthmus train --resume --out runs/run`\n"
     )
     assert cli("train", "--resume", "--out", "runs/run", "--quiet", "--no-report").code == 0
@@ -155,13 +155,13 @@ def test_a_disk_that_is_full_before_or_after_the_run_is_no_bug_either(cli, tiny,
     monkeypatch.setattr("isthmus.report.write_report", full, raising=False)
     ended = cli("train", *tiny)
     assert ended.code == 1
-    assert "error: no report was written: [Errno 28] No space left on device; free space or mend" in ended.err
+    assert "error: no report was written: [Errno 28] No space left on device; free space or correct" in ended.err
     assert "then: isthmus report runs/run\n" in ended.err
     assert ended.out.endswith("run folder: runs/run\n")
     ended = cli("report", "runs/run")
     assert (ended.code, ended.err) == (
         1,
-        "error: [Errno 28] No space left on device\nFree space or mend permissions, then give the command again.\n",
+        "error: [Errno 28] No space left on device\nFree space or correct permissions, then give the command again.\n",
     )
 
 
@@ -203,10 +203,11 @@ def test_bad_values_are_all_listed(cli):
     assert ended.code == 2
     assert ended.err == (
         "error: the configuration has 4 problems:\n"
-        "  task.kind: expected one of teacher, digits, mnist, mnist1d, file, got 'digtis'; did you mean digits?\n"
-        "  task.dims: expected two or more whole numbers >= 1, as in 30,3,30, got 'a'\n"
-        "  model.width: expected a whole number >= 1, got 'x'\n"
-        "  train.mu: expected a finite number > 0, got '-1'\n"
+        "  task.kind: expected one of teacher, digits, mnist, mnist1d, file, got 'digtis'; did you mean digits? "
+        "(--task)\n"
+        "  task.dims: expected two or more whole numbers >= 1, as in 30,3,30, got 'a' (--dims)\n"
+        "  model.width: expected a whole number >= 1, got 'x' (--width)\n"
+        "  train.mu: expected a finite number > 0, got '-1' (--mu)\n"
     )
     assert not Path("runs").exists()
 
@@ -325,9 +326,9 @@ def test_resuming_with_the_same_values_is_fine_and_with_others_is_not(cli, tiny)
     assert cli("train", "--resume", *tiny, "--config", "a.yaml", "--quiet", "--no-report").code == 0
     ended = cli("train", "--resume", "--config", "a.yaml", "--width", 13, "--seed", 2)
     assert ended.code == 2
-    assert "error: the configuration to resume with has 3 problems:\n" in ended.err
-    assert "  seed: the run in runs/a has 0, got 2\n" in ended.err
-    assert "  model.width: the run in runs/a has 12, got 13\n" in ended.err
+    assert "error: the configuration to resume with has 2 problems:\n" in ended.err
+    assert "  seed: the run in runs/a has 0, got 2 (--seed)\n" in ended.err
+    assert "  model.width: the run in runs/a has 12, got 13 (--width)\n" in ended.err
 
 
 def test_resuming_nothing_starts_the_run(cli, tiny):

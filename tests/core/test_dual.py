@@ -8,7 +8,7 @@ import torch
 from isthmus import LeakyResNet, Problem, ReLU, SmoothReLU, Trainer, make_task
 from isthmus.curvature import DualPreconditioner, Hessian, KroneckerPreconditioner
 from isthmus.curvature.scaled import ScaledParameters
-from isthmus.optimise import Newton
+from isthmus.optimise import LBFGS, Newton
 from isthmus.optimise.truncated_cg import truncated_cg
 from isthmus.solve import Stage
 
@@ -174,7 +174,7 @@ def test_balls_that_the_step_does_not_reach_are_left_out():
 
 
 def teacher(beta=20.0):
-    """The middle case of docs/notes/solver.md, smaller: where the metric of single layers does not get to the end."""
+    """The middle case of docs/notes/log/solver.md, smaller: the metric of single layers does not get to the end."""
     task = make_task("teacher", dims=(6, 2, 6), train=60, seed=0)
     activation = SmoothReLU(sharpness=beta)
     model = LeakyResNet(6, 6, width=12, depth=10, effective_depth=4.0, activation=activation, dtype=torch.float64)
@@ -182,7 +182,8 @@ def teacher(beta=20.0):
 
 
 def certified(problem, metric, steps):
-    newton = Newton(problem, metric, tolerance=1e-9)
+    settings = Newton() if metric is None else Newton(preconditioner=lambda _: metric)
+    newton = settings.start(problem, tolerance=1e-9)
     for _ in range(steps):
         newton.step(problem.evaluate, 1.0)
         if newton.finished:
@@ -192,7 +193,7 @@ def certified(problem, metric, steps):
 
 def test_layers_seen_together_newton_gets_to_the_end_where_the_block_metric_does_not():
     first = teacher()
-    Trainer(first, [Stage("lbfgs", 150)], log_every=1000).run()
+    Trainer(first, [Stage(LBFGS(), 150)], log_every=1000).run()
     start = first.model.weight.detach().clone()
     newton = certified(first, None, 150)
     assert newton.finished and float(first.residual().max()) <= 1e-9
@@ -205,7 +206,7 @@ def test_layers_seen_together_newton_gets_to_the_end_where_the_block_metric_does
 def test_a_correction_brings_a_step_back_to_the_surface_of_fitting_networks():
     problem = teacher(beta=2.0)
     problem.mu = 1e-4  # so that the surface is stiff beside what pulls along it
-    Trainer(problem, [Stage("lbfgs", 300)], log_every=1000).run()
+    Trainer(problem, [Stage(LBFGS(), 300)], log_every=1000).run()
     metric, scaled, hessian = DualPreconditioner(problem), ScaledParameters(problem), Hessian(problem)
     before = problem.evaluate().objective
     x, g = scaled.values(), scaled.gradient()
@@ -231,7 +232,7 @@ def test_a_correction_brings_a_step_back_to_the_surface_of_fitting_networks():
     for corrections in (0, 4):
         scaled.write(x)
         problem.evaluate()
-        newton = Newton(problem, limit=100, corrections=corrections)
+        newton = Newton(limit=100, corrections=corrections).start(problem)
         newton._radius = radius
         newton.step(problem.evaluate, 1.0)
         lengths.append(float((scaled.values() - x).norm()))
@@ -241,7 +242,7 @@ def test_a_correction_brings_a_step_back_to_the_surface_of_fitting_networks():
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_newton_gets_to_the_end_with_learned_ends_and_either_loss(loss):
     problem = make("learned", loss, SmoothReLU(sharpness=2.0), samples=12, mu=3e-3)
-    Trainer(problem, [Stage("lbfgs", 100)], log_every=1000).run()
+    Trainer(problem, [Stage(LBFGS(), 100)], log_every=1000).run()
     newton = certified(problem, None, 150)
     assert newton.finished and float(problem.residual().max()) <= 1e-9
 
@@ -250,6 +251,6 @@ def test_newton_is_done_where_the_network_is_zero_in_all_but_name():
     problem = make("learned", "cross_entropy", SmoothReLU(sharpness=2.0), mu=10.0)
     for p in problem.parameters:
         p.data.mul_(1e-60)
-    newton = Newton(problem)
+    newton = Newton().start(problem)
     newton.step(problem.evaluate, 1.0)
     assert newton.finished

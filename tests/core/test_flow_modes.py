@@ -7,6 +7,7 @@ from isthmus import Adaptive, Identity, LeakyResNet, MeshScheduler, Problem, ReL
 from isthmus.curvature import KroneckerPreconditioner
 from isthmus.flow import FlowWorkspace, path
 from isthmus.flow.recompute import RecomputeWorkspace, flow_bytes, segment_for
+from isthmus.optimise import Adam
 from isthmus.solve import Stage
 
 ACTIVATIONS = [ReLU(), ReLU(append_one=False), SmoothReLU(sharpness=5.0), Identity(), Identity(append_one=False)]
@@ -228,7 +229,7 @@ def test_recomputing_keeps_no_path_and_says_so():
 
 
 def test_a_moving_mesh_works_from_recomputed_paths():
-    stages = (Stage("adam", 8, 0.01),)
+    stages = (Stage(Adam(), 8, 0.01),)
     first, second = problem(equal=False, L_tilde=2.0), problem(equal=False, L_tilde=2.0, memory="recompute")
     second.model.load_state_dict(first.model.state_dict())
     second.x, second.y = first.x, first.y

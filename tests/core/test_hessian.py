@@ -10,9 +10,10 @@ from isthmus import Identity, LeakyResNet, Problem, ReLU, SmoothReLU, Trainer, m
 from isthmus.curvature import Hessian, KroneckerPreconditioner
 from isthmus.curvature.kronecker import robust_eigh
 from isthmus.curvature.scaled import ScaledParameters
-from isthmus.optimise import Newton
+from isthmus.optimise import LBFGS, Adam, Newton, Settle
 from isthmus.optimise.truncated_cg import truncated_cg
-from isthmus.solve import Stage, TrainStatus
+from isthmus.solve import Stage
+from isthmus.status import Status
 
 ACTIVATIONS = [ReLU(), SmoothReLU(sharpness=5.0), Identity(), SmoothReLU(append_one=False, sharpness=3.0)]
 
@@ -160,8 +161,8 @@ def small(activation=None, depth=8, width=6):
 
 def test_newton_converges_superlinearly():
     problem = small()
-    Trainer(problem, [Stage("lbfgs", 60)], log_every=1000).run()
-    newton = Newton(problem, tolerance=1e-10)
+    Trainer(problem, [Stage(LBFGS(), 60)], log_every=1000).run()
+    newton = Newton().start(problem, tolerance=1e-10)
     residuals = []
     while not newton.finished and len(residuals) < 60:
         newton.step(problem.evaluate, 1.0)
@@ -173,18 +174,18 @@ def test_newton_converges_superlinearly():
 
 def test_newton_ends_where_l_bfgs_would():
     problem = small(Identity())
-    Trainer(problem, [Stage("lbfgs", 30), Stage("newton", 60)], tolerance=1e-9).run()
+    Trainer(problem, [Stage(LBFGS(), 30), Stage(Newton(), 60)], tolerance=1e-9).run()
     by_newton = problem.evaluate().objective
     again = small(Identity())
-    Trainer(again, [Stage("lbfgs", 2000)], tolerance=1e-8).run()
+    Trainer(again, [Stage(LBFGS(), 2000)], tolerance=1e-8).run()
     assert by_newton == pytest.approx(again.evaluate().objective, rel=1e-9)
     assert problem.residual().max() < 1e-9
 
 
 def test_newton_never_raises_the_objective_and_gives_up_at_kinks():
     problem = small(ReLU())
-    Trainer(problem, [Stage("lbfgs", 100)], log_every=1000).run()
-    newton, last = Newton(problem, limit=50), problem.evaluate().objective
+    Trainer(problem, [Stage(LBFGS(), 100)], log_every=1000).run()
+    newton, last = Newton(limit=50).start(problem), problem.evaluate().objective
     for _ in range(80):
         now = newton.step(problem.evaluate, 1.0).objective
         assert now <= last + 1e-12
@@ -196,8 +197,8 @@ def test_newton_never_raises_the_objective_and_gives_up_at_kinks():
 
 def test_newton_is_rough_far_from_the_end_and_exact_at_it():
     problem = small()
-    Trainer(problem, [Stage("lbfgs", 60)], log_every=1000).run()
-    newton, used = Newton(problem, tolerance=1e-10), []
+    Trainer(problem, [Stage(LBFGS(), 60)], log_every=1000).run()
+    newton, used = Newton().start(problem, tolerance=1e-10), []
     while not newton.finished:
         residual = float(problem.residual().max()) if used else math.inf
         newton.step(problem.evaluate, 1.0)
@@ -207,9 +208,11 @@ def test_newton_is_rough_far_from_the_end_and_exact_at_it():
 
 def test_a_refused_step_leaves_the_bits_of_the_point_and_its_linearisation(monkeypatch):
     problem = small()
-    Trainer(problem, [Stage("lbfgs", 60)], log_every=1000).run()
-    newton, metric = Newton(problem), []
-    monkeypatch.setattr(newton.metric, "refresh", lambda refresh=newton.metric.refresh: metric.append(refresh()))
+    Trainer(problem, [Stage(LBFGS(), 60)], log_every=1000).run()
+    newton, metric = Newton().start(problem), []
+    monkeypatch.setattr(
+        newton.preconditioner, "refresh", lambda refresh=newton.preconditioner.refresh: metric.append(refresh())
+    )
     newton.step(problem.evaluate, 1.0)
     before, gradient = problem.model.weight.detach().clone(), problem.model.weight.grad.clone()
     monkeypatch.setattr(newton, "_at", lambda scaled, x: math.inf)  # whatever is tried is refused
@@ -224,12 +227,12 @@ def test_a_refused_step_leaves_the_bits_of_the_point_and_its_linearisation(monke
 def test_newton_says_what_is_not_finite():
     problem = small()
     problem.model.weight.data[0, 0, 0] = math.inf
-    assert not math.isfinite(Newton(problem).step(problem.evaluate, 1.0).objective)
+    assert not math.isfinite(Newton().start(problem).step(problem.evaluate, 1.0).objective)
 
 
 @pytest.mark.parametrize("stop", [33, 41])
 def test_newton_resumes_to_the_same_bits(stop):
-    stages = [Stage("lbfgs", 30, fraction=0.5), Stage("newton", 15, sharpness=4.0)]
+    stages = [Stage(LBFGS(), 30, fraction=0.5), Stage(Newton(), 15, sharpness=4.0)]
     whole, part = small(), small()
     Trainer(whole, stages).run()
     trainer = Trainer(part, stages)
@@ -241,22 +244,9 @@ def test_newton_resumes_to_the_same_bits(stop):
     assert torch.equal(rest.model.weight, whole.model.weight)
 
 
-def test_a_run_begun_by_an_earlier_version_is_taken_up():
-    stages = [Stage("lbfgs", 30), Stage("newton", 15)]
-    trainer = Trainer(small(), stages)
-    trainer.run(should_stop=lambda: trainer.step_count >= 33)
-    state = trainer.state_dict()
-    del state["earlier"], state["optimiser"]["moves"]
-    rest = Trainer(small(), stages)
-    rest.load_state_dict(state)
-    before = rest.problem.evaluate().objective
-    rest.run()
-    assert rest.step_count > 33 and rest.problem.evaluate().objective < before
-
-
 def test_moved_parameters_make_newton_start_anew():
     problem = small()
-    newton = Newton(problem, metric=KroneckerPreconditioner(problem))
+    newton = Newton(preconditioner=KroneckerPreconditioner).start(problem)
     newton.step(problem.evaluate, 1.0)
     problem.model.weight.data.mul_(0.5)
     newton.parameters_moved()
@@ -318,47 +308,61 @@ def test_what_a_variant_cannot_be():
         ({"sharpness": 0.0}, "sharpness must be positive and finite, got 0.0"),
         ({"mu_factor": math.inf}, "mu_factor must be positive and finite, got inf"),
         ({"leak_factor": -1.0}, "leak_factor must be positive"),
-        ({"damping": 0.0}, "damping must be positive and finite, got 0.0"),
-        ({"sweeps": 0}, "sweeps of L-BFGS's metric must be at least 1, got 0"),
-        ({"refresh_every": 0}, "refresh_every of L-BFGS's metric must be at least 1, got 0"),
         ({"gain": 1.0}, r"gain \(a fraction of the objective\) must lie in \[0, 1\), got 1.0"),
         ({"gain": -0.1}, "gain"),
     ],
 )
 def test_bad_conditions_of_a_stage(options, message):
     with pytest.raises(ValueError, match=message):
-        Stage("lbfgs", 3, **options)
+        Stage(LBFGS(), 3, **options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (lambda: LBFGS(damping=0.0), "LBFGS: damping must be positive, got 0.0"),
+        (lambda: LBFGS(sweeps=0), "LBFGS: sweeps must be positive, got 0"),
+        (lambda: LBFGS(refresh_every=0), "LBFGS: refresh_every must be positive, got 0"),
+        (lambda: LBFGS(pairs=0), "LBFGS: pairs must be positive, got 0"),
+        (lambda: Newton(limit=0), "Newton: limit must be positive, got 0"),
+        (lambda: Newton(corrections=-1), "Newton: corrections must not be negative, got -1"),
+        (lambda: Settle(fraction=-0.2), "Settle: fraction must be positive"),
+    ],
+)
+def test_bad_settings_of_an_optimiser(settings, message):
+    with pytest.raises(ValueError, match=message):
+        settings()
 
 
 def test_conditions_that_do_not_fit():
     with pytest.raises(ValueError, match="sharpness is for networks with a ReLU or a smooth one, not Identity"):
-        Trainer(make(Identity()), [Stage("lbfgs", 3, sharpness=5.0)])
+        Trainer(make(Identity()), [Stage(LBFGS(), 3, sharpness=5.0)])
     with pytest.raises(ValueError, match="a stage on a fraction of the rows takes no minibatches"):
-        Trainer(make(), [Stage("adam", 3, fraction=0.5)], batch_size=5)
+        Trainer(make(), [Stage(Adam(), 3, fraction=0.5)], batch_size=5)
     with pytest.raises(ValueError, match="recipe 'fast' needs the full batch"):
         recipe("fast", full_batch=False)
     with pytest.raises(ValueError, match="tolerance must be finite and not negative, got -1"):
-        Trainer(make(), [Stage("lbfgs", 3)], tolerance=-1.0)
+        Trainer(make(), [Stage(LBFGS(), 3)], tolerance=-1.0)
 
 
 def test_history_is_of_the_problem_itself_whatever_a_stage_solves():
     problem = make(ReLU())
-    trainer = Trainer(problem, [Stage("lbfgs", 4, fraction=0.3, sharpness=3.0, mu_factor=10.0)], log_every=2)
+    trainer = Trainer(problem, [Stage(LBFGS(), 4, fraction=0.3, sharpness=3.0, mu_factor=10.0)], log_every=2)
     trainer.run()
     assert trainer.history[-1]["objective"] == problem.evaluate().objective
 
 
 def test_training_stops_at_the_tolerance():
     problem = small(Identity())
-    trainer = Trainer(problem, [Stage("lbfgs", 5000)], tolerance=1e-3, log_every=5)
-    assert trainer.run().status is TrainStatus.DONE
+    trainer = Trainer(problem, [Stage(LBFGS(), 5000)], tolerance=1e-3, log_every=5)
+    assert trainer.run().status is Status.DONE
     assert trainer.step_count < 5000 and trainer.done
     assert trainer.history[-1]["residual_max"] <= 1e-3 < trainer.history[-2]["residual_max"]
     assert trainer.history[-1]["stage"] == "done"
 
 
 def test_a_stage_ends_where_a_hundred_steps_gain_little():
-    stages = [Stage("lbfgs", 2000, gain=0.01), Stage("newton", 3)]
+    stages = [Stage(LBFGS(), 2000, gain=0.01), Stage(Newton(), 3)]
     trainer = Trainer(small(), stages, log_every=100)
     trainer.run()
     lbfgs = [row["objective"] for row in trainer.history if row["stage"] == "lbfgs"]
@@ -374,7 +378,7 @@ def test_a_stage_ends_where_a_hundred_steps_gain_little():
     assert rest.step_count == trainer.step_count
     assert torch.equal(rest.problem.model.weight, trainer.problem.model.weight)
     # nothing asked for: nothing ended, also where the objective goes up and down
-    noisy = Trainer(small(), [Stage("adam", 201, 0.5, cosine=False)], log_every=1000)
+    noisy = Trainer(small(), [Stage(Adam(), 201, 0.5, cosine=False)], log_every=1000)
     noisy.run()
     assert noisy.step_count == 201
 

@@ -26,11 +26,12 @@ import torch
 from isthmus.activations import Identity
 from isthmus.mechanics import scaled_hamiltonian
 from isthmus.model import LeakyResNet
-from isthmus.optimise import LBFGS
+from isthmus.optimise import LBFGS, Adam
 from isthmus.problem import Problem
 from isthmus.solve import Stage, Trainer
+from isthmus.status import Status
 from isthmus.theory import linear_gains, linear_minimum
-from isthmus.two_ended import TwoEndedStatus, solve_on_mesh
+from isthmus.two_ended import solve_on_mesh
 
 F64 = torch.float64
 MU = 0.01
@@ -68,7 +69,7 @@ def linear_problem(s, depth, effective_depth, *, bias=False, carried=None, noise
 
 
 def lbfgs(p, steps=1500):
-    optimiser = LBFGS(p, memory=40)
+    optimiser = LBFGS(pairs=40, preconditioned=False).start(p)
     for _ in range(steps):
         optimiser.step(p.evaluate, 0.0)
         if optimiser.finished:
@@ -114,7 +115,7 @@ def test_minima_of_linear_networks_agree_with_theory(s, depth, effective_depth, 
 def test_a_trainer_in_float64_arrives_there_too():
     s, depth, effective_depth = [2.0, 1.0], 6, 2.0
     p = linear_problem(s, depth, effective_depth)
-    Trainer(p, (Stage("adam", 200, 1e-2), Stage("lbfgs", 600))).run()
+    Trainer(p, (Stage(Adam(), 200, 1e-2), Stage(LBFGS(), 600))).run()
     assert p.evaluate().objective == pytest.approx(linear_minimum(s, depth, effective_depth, MU).objective, rel=1e-6)
 
 
@@ -157,7 +158,7 @@ def test_the_two_ended_solver_has_the_continuous_minimum_for_its_limit(order, s,
     steps = torch.full((64 if order == 2 else 16,), 1 / (64 if order == 2 else 16), dtype=F64)
     p = linear_problem(s, 8, effective_depth, carried=theory.kept.tolist(), width=4)
     solution = solve_on_mesh(p, None, steps, order=order, residual_tol=1e-9)
-    assert solution.status is TwoEndedStatus.CONVERGED
+    assert solution.status is Status.CONVERGED
     tolerance = 1e-6 if order == 4 else 3e-4
     assert solution.objective == pytest.approx(theory.objective, rel=tolerance)
     torch.testing.assert_close(

@@ -10,7 +10,9 @@ import torch
 from isthmus import Identity, LeakyResNet, Problem, ReLU, SmoothReLU, Trainer, make_task
 from isthmus.certificate import certify
 from isthmus.certificate.kinks import _Choice, kink_residual
-from isthmus.solve import Solution, SolveStatus, Stage, carry_path, coarse_start, recipe, refine_depth, solve
+from isthmus.optimise import LBFGS, SGD, Newton
+from isthmus.solve import Solution, Stage, carry_path, coarse_start, recipe, refine_depth, solve
+from isthmus.status import Status
 
 
 def make(activation=None, depth=8, effective_depth=2.0, rho=None, mu=0.02, width=6, **options):
@@ -23,7 +25,7 @@ def make(activation=None, depth=8, effective_depth=2.0, rho=None, mu=0.02, width
     return Problem(model, task.x_train, task.y_train, mu=mu)
 
 
-NEWTON = [Stage("lbfgs", 400), Stage("newton", 80)]
+NEWTON = [Stage(LBFGS(), 400), Stage(Newton(), 80)]
 
 
 # --- solve ----------------------------------------------------------------------------------------------------------
@@ -33,7 +35,7 @@ def test_a_smooth_network_converges():
     problem = make()
     solution = solve(problem, NEWTON, tolerance=1e-8)
     assert isinstance(solution, Solution)
-    assert solution.status is SolveStatus.CONVERGED and solution.advice == ""
+    assert solution.status is Status.CONVERGED and solution.advice == ""
     assert solution.certificate.residual_max <= 1e-8 and solution.certificate.converged
     assert solution.objective == pytest.approx(problem.evaluate().objective, rel=1e-14)
     assert solution.statistics["steps"] <= 480 and solution.statistics["hessian_products"] >= 0
@@ -42,7 +44,7 @@ def test_a_smooth_network_converges():
 
 def test_a_spent_budget_says_so():
     solution = solve(make(), "paper", steps=6)
-    assert solution.status is SolveStatus.BUDGET_SPENT
+    assert solution.status is Status.BUDGET_SPENT
     assert "read energies and H with the residual" in solution.advice
     assert not solution.certificate.converged
     assert solve(make(), "geodesic", seconds=1e-9).statistics["steps"] == 1
@@ -51,21 +53,21 @@ def test_a_spent_budget_says_so():
 def test_an_interrupted_solve_goes_on_from_where_it_was():
     problem = make()
     solution = solve(problem, NEWTON, should_stop=lambda: True)
-    assert solution.status is SolveStatus.INTERRUPTED and "call solve again" in solution.advice
-    assert solve(problem, NEWTON).status is SolveStatus.CONVERGED
+    assert solution.status is Status.INTERRUPTED and "call solve again" in solution.advice
+    assert solve(problem, NEWTON).status is Status.CONVERGED
 
 
 def test_a_collapsed_network_is_named():
     solution = solve(make(ReLU(), depth=12, effective_depth=10.0, initialisation="small"), "paper", steps=300)
-    assert solution.status is SolveStatus.COLLAPSED and solution.certificate.collapsed
+    assert solution.status is Status.COLLAPSED and solution.certificate.collapsed
     assert "leak_factor" in solution.advice
     assert not solution.certificate.converged
 
 
 def test_a_divergence_keeps_the_last_good_state():
     problem = make()
-    solution = solve(problem, [Stage("sgd", 50, rate=1e200)])
-    assert solution.status is SolveStatus.DIVERGED and "smaller rate" in solution.advice
+    solution = solve(problem, [Stage(SGD(), 50, rate=1e200)])
+    assert solution.status is Status.DIVERGED and "smaller rate" in solution.advice
     assert math.isfinite(solution.objective)
 
 
@@ -181,7 +183,7 @@ def test_a_relu_network_reaches_a_critical_point_up_to_its_kinks():
     problem = make(ReLU())
     solution = solve(problem, recipe("kinks", 1800))
     c = solution.certificate
-    assert solution.status is SolveStatus.STALLED_AT_KINKS and "SmoothReLU" in solution.advice
+    assert solution.status is Status.STALLED_AT_KINKS and "SmoothReLU" in solution.advice
     assert c.kinks > 10
     assert c.kink_residual <= 1e-3 and c.residual_max > 0.1
     assert c.converged
@@ -250,7 +252,7 @@ def test_refinement_is_a_better_start_than_none():
     solve(problem, NEWTON)
     fine, fresh = refine_depth(problem, 20), make(depth=20)
     for p in (fine, fresh):
-        Trainer(p, [Stage("lbfgs", 15)]).run()
+        Trainer(p, [Stage(LBFGS(), 15)]).run()
     assert fine.evaluate().objective < fresh.evaluate().objective
 
 
@@ -264,7 +266,7 @@ def test_what_refinement_refuses():
 def test_a_coarse_start_is_better_than_the_initial_weights():
     problem, fresh = make(depth=12), make(depth=12)
     ends = problem.model.in_map.clone()
-    coarse_start(problem, 6, [Stage("lbfgs", 40, fraction=0.5), Stage("lbfgs", 20)])
+    coarse_start(problem, 6, [Stage(LBFGS(), 40, fraction=0.5), Stage(LBFGS(), 20)])
     assert torch.equal(problem.model.in_map, ends)
     assert problem.evaluate().objective < 0.5 * fresh.evaluate().objective
 
@@ -288,4 +290,4 @@ def test_what_a_coarse_start_refuses():
 
 def test_linear_networks_need_no_kinks():
     solution = solve(make(Identity()), steps=500)
-    assert solution.status is SolveStatus.CONVERGED
+    assert solution.status is Status.CONVERGED

@@ -13,10 +13,12 @@ from isthmus.curvature import KroneckerPreconditioner
 from isthmus.mechanics import balancedness_defect, mechanics, stationarity_residual
 from isthmus.mesh import Adaptive, MeshScheduler
 from isthmus.model import LeakyResNet
-from isthmus.optimise import LBFGS, Muon, orthogonalise
-from isthmus.optimise.settle import Settle
+from isthmus.optimise import LBFGS, SGD, Adam, Muon, Settle, orthogonalise
 from isthmus.problem import Problem
-from isthmus.solve import Stage, Trainer, TrainStatus, recipe
+from isthmus.runs.state import load_state, save_state
+from isthmus.solve import Stage, Trainer, recipe
+from isthmus.status import Status
+from isthmus.tasks import make_task
 
 F64 = torch.float64
 
@@ -86,7 +88,7 @@ def test_residual_is_the_gradient_it_is_made_from(classes, L_tilde):
 
 def test_geodesic_is_the_models_path_with_autograds_momenta():
     p = problem()
-    g = p.geodesic("done")
+    g = p.geodesic(Status.DONE)
     x = p.x
     states = [x @ p.model.in_map.T]
     for W, r in zip(g.W, g.rho, strict=True):
@@ -147,7 +149,7 @@ def test_muon_is_torchs_muon(own_arithmetic, monkeypatch):
             torch.optim._muon, "_zeropower_via_newtonschulz", lambda g, *_args: orthogonalise(g[None])[0]
         )
     p, q = problem(dtype=torch.float32), problem(dtype=torch.float32)
-    ours = Muon(p.model.weight, [])
+    ours = Muon().start(p)
     layers = [torch.nn.Parameter(w) for w in q.model.weight.data]  # views: torch's version takes matrices only
     theirs = torch.optim.Muon(layers, lr=0.2, weight_decay=0.0, momentum=0.95, nesterov=True)
     start = p.model.weight.detach().clone()
@@ -164,7 +166,7 @@ def test_muon_is_torchs_muon(own_arithmetic, monkeypatch):
 
 def test_lbfgs_solves_a_linear_network_to_the_last_digits():
     p = problem(activation=Identity())
-    optimiser = LBFGS(p, memory=40)
+    optimiser = LBFGS(pairs=40, preconditioned=False).start(p)
     for _ in range(600):
         optimiser.step(p.evaluate, 0.0)
         if optimiser.finished:
@@ -175,7 +177,7 @@ def test_lbfgs_solves_a_linear_network_to_the_last_digits():
 
 def test_lbfgs_never_goes_up_and_survives_kinks():
     p = problem(mu=0.03)
-    optimiser = LBFGS(p, memory=10)
+    optimiser = LBFGS(pairs=10, preconditioned=False).start(p)
     values = [optimiser.step(p.evaluate, 0.0).objective for _ in range(200)]
     assert all(b <= a for a, b in pairwise(values))
     assert values[-1] < 0.5 * values[0]
@@ -185,7 +187,7 @@ def test_lbfgs_never_goes_up_and_survives_kinks():
 def test_lbfgs_steps_back_from_nan():
     """A closure that returns NaN beyond a distance: the line search must shorten, not accept."""
     p = problem()
-    optimiser = LBFGS(p)
+    optimiser = LBFGS(preconditioned=False).start(p)
     first = optimiser.step(p.evaluate, 0.0)
     here = p.model.weight.detach().clone()
     calls = []
@@ -204,10 +206,10 @@ def test_lbfgs_steps_back_from_nan():
 def test_lbfgs_does_not_spin_at_the_resolution_of_float32(metric):
     """After a long first stage hardly any decrease is left: each step must lower the objective, or be the last."""
     p = problem(dtype=torch.float32, mu=0.03)
-    first = Muon(p.model.weight, [])
+    first = Muon().start(p)
     for step in range(1000):
         first.step(p.evaluate, 0.1 * (1 - step / 1000))
-    optimiser = LBFGS(p, metric=KroneckerPreconditioner(p) if metric else None)
+    optimiser = LBFGS(preconditioned=metric).start(p)
     values = [p.evaluate().objective]
     while not optimiser.finished and len(values) < 200:
         values.append(optimiser.step(p.evaluate, 0.0).objective)
@@ -218,7 +220,7 @@ def test_lbfgs_does_not_spin_at_the_resolution_of_float32(metric):
 def test_lbfgs_survives_a_problem_without_curvature():
     net = LeakyResNet(6, 6, width=8, depth=6, effective_depth=4.0, activation=ReLU(append_one=False))
     p = Problem(net, torch.zeros(30, 6), torch.zeros(30, 6))
-    assert Trainer(p, recipe("default", 30)).run().status is TrainStatus.DONE
+    assert Trainer(p, recipe("default", 30)).run().status is Status.DONE
 
 
 def test_gradients_come_back_after_zero_grad():
@@ -241,7 +243,7 @@ def test_a_model_that_moved_needs_a_new_problem():
 def test_lbfgs_finishes_where_nothing_descends():
     p = problem()
     value = p.evaluate()
-    optimiser = LBFGS(p)
+    optimiser = LBFGS(preconditioned=False).start(p)
     # the same value everywhere with a gradient that promises descent: no step is acceptable
     optimiser.step(lambda: (p.evaluate(), value)[1], 0.0)
     assert optimiser.finished
@@ -279,7 +281,7 @@ def test_the_metric_pays(ends):
     ends_at = {}
     for metric in (False, True):
         p = problem(mu=1e-3, depth=10, L_tilde=4.0, ends=ends, activation=SmoothReLU(sharpness=10.0))
-        optimiser = LBFGS(p, memory=20, metric=KroneckerPreconditioner(p) if metric else None)
+        optimiser = LBFGS(pairs=20, preconditioned=metric).start(p)
         for _ in range(80):
             last = optimiser.step(p.evaluate, 0.0).objective
         ends_at[metric] = last
@@ -289,7 +291,7 @@ def test_the_metric_pays(ends):
 @pytest.mark.parametrize("taken_at", [4, 5, 6])
 def test_lbfgs_with_a_metric_resumes_to_the_same_bits_around_a_refresh(taken_at):
     def optimiser(p):
-        return LBFGS(p, memory=4, metric=KroneckerPreconditioner(p), refresh_every=5)
+        return LBFGS(pairs=4, refresh_every=5).start(p)
 
     whole = problem()
     first = optimiser(whole)
@@ -308,12 +310,12 @@ def test_lbfgs_with_a_metric_resumes_to_the_same_bits_around_a_refresh(taken_at)
 
 def test_settle_lowers_the_residual_without_raising_the_objective():
     p = problem(activation=SmoothReLU(sharpness=10.0))
-    first = LBFGS(p, memory=10)
+    first = LBFGS(pairs=10, preconditioned=False).start(p)
     for _ in range(150):
         first.step(p.evaluate, 0.0)
     before = p.evaluate()
     residual = float(p.residual().max())
-    settle = Settle(p)
+    settle = Settle().start(p)
     for _ in range(300):
         settle.step(p.evaluate, 1.0)
     after = p.evaluate()
@@ -336,7 +338,7 @@ def test_settle_finds_the_largest_curvature():
 
     v0 = (W0 * rho.sqrt()[:, None, None]).flatten()
     dense = float(torch.linalg.eigvalsh(torch.autograd.functional.hessian(objective, v0)).abs().max())
-    found = Settle(p, probes=60)._largest_curvature(p.evaluate)
+    found = Settle(probes=60).start(p)._largest_curvature(p.evaluate)
     assert found == pytest.approx(dense, rel=1e-3)
     assert torch.equal(p.model.weight.detach(), W0)
 
@@ -346,20 +348,20 @@ def test_settle_finds_the_largest_curvature():
 
 def test_recipes():
     adam, sgd = recipe("paper")
-    assert (adam.optimiser, adam.steps, sgd.optimiser, sgd.steps) == ("adam", 5000, "sgd", 1000)
+    assert (adam.optimiser.name, adam.steps, sgd.optimiser.name, sgd.steps) == ("adam", 5000, "sgd", 1000)
     assert sgd.rate < adam.rate
     stages = recipe("default", 300)
-    assert [s.optimiser for s in stages] == ["muon", "lbfgs", "settle"] and sum(s.steps for s in stages) == 300
+    assert [s.optimiser.name for s in stages] == ["muon", "lbfgs", "settle"] and sum(s.steps for s in stages) == 300
     assert [s.steps for s in recipe("default", 3)] == [1, 1, 1]
     (only,) = recipe("default", 300, 0.5, full_batch=False)
-    assert (only.optimiser, only.steps, only.rate) == ("muon", 300, 0.5)
+    assert (only.optimiser.name, only.steps, only.rate) == ("muon", 300, 0.5)
     assert len(recipe("paper", full_batch=False)) == 2
 
 
 def test_rates():
-    stage = Stage("adam", 10, 2.0)
+    stage = Stage(Adam(), 10, 2.0)
     assert stage.rate_at(0) == 2.0 and stage.rate_at(5) == pytest.approx(1.0) and stage.rate_at(9) > 0
-    assert Stage("sgd", 10, 2.0, cosine=False).rate_at(9) == 2.0
+    assert Stage(SGD(), 10, 2.0, cosine=False).rate_at(9) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -367,9 +369,8 @@ def test_rates():
     [
         (lambda: recipe("lamb"), "unknown recipe 'lamb': expected one of default, paper"),
         (lambda: recipe("default", 2), "needs at least 3 steps"),
-        (lambda: Stage("adam", 0), "at least one step"),
-        (lambda: Stage("adam", 1, -1.0), "rate must be positive"),
-        (lambda: Stage("lion", 1), "optimiser must be one of adam, sgd, muon, lbfgs, settle"),
+        (lambda: Stage(Adam(), 0), "at least one step"),
+        (lambda: Stage(Adam(), 1, -1.0), "rate must be positive"),
         (lambda: Trainer(problem(), ()), "at least one stage"),
         (lambda: Trainer(problem(), recipe("default"), batch_size=8), "need the full batch"),
         (lambda: Trainer(problem(), recipe("paper"), batch_size=41), r"batch_size must lie in 1\.\.40"),
@@ -384,9 +385,11 @@ def test_misuse_of_recipes_is_named(make, message, without_shape_checks):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Stage("adam", 2.5), "steps must be a whole number"),
+        (lambda: Stage(Adam(), 2.5), "steps must be a whole number"),
+        (lambda: Stage("lion", 1), r"optimiser must be settings such as Adam\(\) or LBFGS\(pairs=10\), got 'lion'"),
+        (lambda: Trainer(problem().model, recipe("default")), "problem must be a Problem, .* got LeakyResNet"),
         (lambda: Trainer(problem(), ["adam"]), "stages must be a sequence of Stage"),
-        (lambda: Trainer(problem(), Stage("adam", 3)), "stages must be a sequence of Stage"),
+        (lambda: Trainer(problem(), Stage(Adam(), 3)), "stages must be a sequence of Stage"),
         (lambda: Problem(torch.nn.Linear(5, 4), *data()), "model must be a LeakyResNet, got Linear"),
         (lambda: Problem(problem().model, data()[0].numpy(), data()[1]), "x must be a torch.Tensor, got ndarray"),
         (lambda: mechanics(problem()), "mechanics needs a Geodesic"),
@@ -397,8 +400,16 @@ def test_wrong_types_are_named(make, message, without_shape_checks):
         make()
 
 
+def test_a_trainer_says_what_it_is_in_one_line():
+    trainer = Trainer(problem(), (Stage(Adam(), 3), Stage(SGD(), 2)))
+    trainer.step()
+    said = repr(trainer)
+    assert said == f"Trainer({trainer.problem!r}, stages=[adam 3, sgd 2], step=1 of 5)"
+    assert "\n" not in said and len(said) < 250
+
+
 def test_misuse_of_a_trainer():
-    trainer = Trainer(problem(), (Stage("adam", 1),))
+    trainer = Trainer(problem(), (Stage(Adam(), 1),))
     with pytest.raises(ValueError, match="checkpoint_every must be at least 1"):
         trainer.run(checkpoint_every=0)
     trainer.run()
@@ -430,13 +441,13 @@ def make_trainer(kind, log_every=5):
 @pytest.mark.parametrize("stop", [1, 4, 13, 25, 29])
 def test_resumed_training_gives_the_same_bits(kind, stop):
     whole = make_trainer(kind)
-    assert whole.run().status is TrainStatus.DONE
+    assert whole.run().status is Status.DONE
     part = make_trainer(kind)
     result = part.run(should_stop=lambda: part.step_count >= stop)
-    assert result.status is TrainStatus.INTERRUPTED and part.step_count == stop
+    assert result.status is Status.INTERRUPTED and part.step_count == stop
     rest = make_trainer(kind)
     rest.load_state_dict(part.state_dict())
-    assert rest.run().status is TrainStatus.DONE
+    assert rest.run().status is Status.DONE
     for name, value in whole.problem.model.state_dict().items():
         assert torch.equal(value, rest.problem.model.state_dict()[name]), name
     for a, b in zip(whole.history, rest.history, strict=True):
@@ -455,9 +466,9 @@ def test_training_trains_and_logs(kind):
 
 def test_divergence_names_layer_and_step_and_keeps_the_last_good_state():
     p = problem(dtype=torch.float32)
-    trainer = Trainer(p, (Stage("sgd", 200, 1e4, cosine=False),), log_every=1)
+    trainer = Trainer(p, (Stage(SGD(), 200, 1e4, cosine=False),), log_every=1)
     result = trainer.run()
-    assert result.status is TrainStatus.DIVERGED
+    assert result.status is Status.DIVERGED
     assert result.layer is not None and 1 <= result.layer <= 6
     assert 1 <= result.step <= 200 and f"from step {result.step}" in result.message
     assert f"at layer {result.layer}" in result.message and "smaller rate" in result.advice
@@ -470,15 +481,15 @@ def test_divergence_at_the_start_blames_the_data_where_it_is_the_data():
     p = problem()
     p.x[3, 2] = float("nan")
     result = Trainer(p, recipe("paper", 10)).run()
-    assert result.status is TrainStatus.DIVERGED and "data themselves" in result.advice and result.layer == 0
+    assert result.status is Status.DIVERGED and "data themselves" in result.advice and result.layer == 0
 
 
 def test_after_a_divergence_mesh_and_model_agree_and_nothing_goes_on():
     p = problem(depth=8, dtype=torch.float32)
     scheduler = MeshScheduler(p.model, Adaptive(), every=4)
-    trainer = Trainer(p, (Stage("adam", 50, 1e-2), Stage("adam", 50, 1e30)), scheduler, log_every=20)
+    trainer = Trainer(p, (Stage(Adam(), 50, 1e-2), Stage(Adam(), 50, 1e30)), scheduler, log_every=20)
     result = trainer.run()
-    assert result.status is TrainStatus.DIVERGED
+    assert result.status is Status.DIVERGED
     torch.testing.assert_close(scheduler.state.rho.float(), p.model.rho)
     step = trainer.step_count
     assert trainer.run() is result and trainer.step_count == step
@@ -493,7 +504,7 @@ def converged(depth, activation, mu=0.02):
     y = 0.7 * x @ torch.randn(4, 4, dtype=F64, generator=generator) + 1.5
     net = LeakyResNet(4, 4, width=6, depth=depth, effective_depth=2.0, activation=activation, dtype=F64)
     p = Problem(net, x, y, mu=mu)
-    optimiser = LBFGS(p, memory=50)
+    optimiser = LBFGS(pairs=50, preconditioned=False).start(p)
     for _ in range(1500):
         optimiser.step(p.evaluate, 0.0)
         if optimiser.finished:
@@ -510,7 +521,7 @@ def linear_geodesics():
 
 
 def test_balance_law_has_a_factor_of_two(linear_geodesics):
-    """(E4) in the theory file reads ‖W_p‖² = ‖W_0‖² + L̃∫‖b‖²; converged networks say 2L̃, at first order in ρ."""
+    """(E4) with 2L̃, where the paper has L̃: converged networks tend to 2L̃, at first order in ρ."""
     factors = []
     for g in linear_geodesics.values():
         squares, bias = g.W.square().sum(dim=(1, 2)), g.W[:, :, -1].square().sum(dim=1)
@@ -652,3 +663,63 @@ def test_bottleneck_trusts_a_made_geodesic():
 def test_longest_run():
     assert longest_run([1, 2, 2, 1, 2, 2, 2], 2) == (4, 6)
     assert longest_run([2], 2) == (0, 0)
+
+
+# --- what a stage leaves ----------------------------------------------------------------------------------------
+
+
+def rows_of(trainer, stage):
+    return [row for row in trainer.history if row["stage"] == stage]
+
+
+def kinked():
+    """A small ReLU network whose residual rises again while it settles."""
+    task = make_task("teacher", dims=(8, 2, 8), train=60, seed=0)
+    model = LeakyResNet(8, 8, width=16, depth=8, effective_depth=4.0, dtype=torch.float64)
+    return Problem(model, task.x_train, task.y_train, mu=0.01)
+
+
+def test_settling_leaves_the_least_residual_of_its_rows():
+    trainer = Trainer(kinked(), recipe("default", 300))
+    result = trainer.run()
+    last, settling = trainer.history[-1], rows_of(trainer, "settle")
+    best = min(settling, key=lambda row: row["residual_max"])
+    assert best["step"] < 300 and last["kept_step"] == best["step"]
+    assert [last[name] for name in ("objective", "residual_max")] == [
+        best[name] for name in ("objective", "residual_max")
+    ]
+    assert f"step {best['step']}, the best of the last stage, was kept" in result.message
+    assert all(row["kept_step"] is None for row in trainer.history[:-1])
+
+
+def test_first_order_stages_leave_their_lowest_objective_before_the_next_begins():
+    p = problem()
+    trainer = Trainer(p, (Stage(Adam(), 20, 1.0, cosine=False), Stage(SGD(), 4, 1e-9, cosine=False)), log_every=4)
+    trainer.run()
+    best = min(rows_of(trainer, "adam"), key=lambda row: row["objective"])
+    begun = rows_of(trainer, "sgd")[0]
+    assert begun["kept_step"] == best["step"] < 20 and begun["objective"] == best["objective"]
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 10}, {"scheduler": True}], ids=str)
+def test_minibatches_and_moving_meshes_leave_their_last_iterate(options):
+    p = problem()
+    if "scheduler" in options:
+        options = {"scheduler": MeshScheduler(p.model, Adaptive(), p.x, every=2)}
+    trainer = Trainer(p, (Stage(Adam(), 20, 1.0, cosine=False),), log_every=4, **options)
+    trainer.run()
+    assert all(row["kept_step"] is None for row in trainer.history)
+
+
+@pytest.mark.parametrize("stop", [210, 235, 262, 299])
+def test_a_run_resumed_while_it_settles_leaves_the_same_bits(stop, tmp_path):
+    whole = Trainer(kinked(), recipe("default", 300))
+    whole.run()
+    part = Trainer(kinked(), recipe("default", 300))
+    part.run(should_stop=lambda: part.step_count >= stop)
+    (tmp_path / "state").write_bytes(save_state(part.state_dict(), "checkpoint"))
+    rest = Trainer(kinked(), recipe("default", 300))
+    rest.load_state_dict(load_state(tmp_path / "state", "checkpoint"))
+    rest.run()
+    assert torch.equal(rest.problem.model.weight, whole.problem.model.weight)
+    assert rest.history[-1]["kept_step"] == whole.history[-1]["kept_step"] is not None

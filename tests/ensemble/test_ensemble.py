@@ -7,8 +7,10 @@ import torch
 
 from isthmus import Identity, LeakyResNet, Problem, ReLU, SmoothReLU, Trainer
 from isthmus.ensemble import EnsembleProblem, EnsembleTrainer
+from isthmus.optimise import SGD, Adam, Muon
+from isthmus.runs.state import load_state, save_state
 from isthmus.solve import Stage, recipe
-from isthmus.solve.trainer import TrainStatus
+from isthmus.status import Status
 
 LEAKS = (3.0, 0.0, 7.0, 5.0)  # at 7 equal layers, ρL̃ = 1 exactly for one of them
 
@@ -82,10 +84,10 @@ def test_the_problems_are_only_read_until_they_are_written():
 
 
 @pytest.mark.parametrize("ends", ["fixed", "learned"])
-@pytest.mark.parametrize("optimiser", ["adam", "sgd", "muon"])
+@pytest.mark.parametrize("optimiser", [Adam(), SGD(), Muon()], ids=lambda settings: settings.name)
 def test_training_is_that_of_every_member(optimiser, ends):
     problems = members(ends=ends)
-    stages = (Stage(optimiser, 20, 0.02), Stage("sgd", 5, 0.01, cosine=False))
+    stages = (Stage(optimiser, 20, 0.02), Stage(SGD(), 5, 0.01, cosine=False))
     alone = [copy.deepcopy(p) for p in problems]
     trainers = [Trainer(p, stages, log_every=5) for p in alone]
     for trainer in trainers:
@@ -93,7 +95,7 @@ def test_training_is_that_of_every_member(optimiser, ends):
     ensemble = EnsembleTrainer(EnsembleProblem(problems), stages, log_every=5)
     seen = []
     results = ensemble.run(on_records=seen.append)
-    assert [r.status for r in results] == [TrainStatus.DONE] * 4 and results[0].step == 25
+    assert [r.status for r in results] == [Status.DONE] * 4 and results[0].step == 25
     for mine, own, history, trainer in zip(problems, alone, ensemble.histories, trainers, strict=True):
         for a, b in zip(mine.parameters, own.parameters, strict=True):
             close(a, b)
@@ -113,12 +115,12 @@ def test_finished_members_drop_out_and_the_others_never_notice():
     problems[3].model.weight.data[2, 1, 1] = float("nan")
     bad = problems[3].model.weight.detach().clone()
     own = copy.deepcopy(problems[0])
-    stages = (Stage("adam", 20, 0.02),)
+    stages = (Stage(Adam(), 20, 0.02),)
     Trainer(own, stages).run()
     ensemble = EnsembleTrainer(EnsembleProblem(problems), stages, log_every=5, tolerance=1e-9)
     results = ensemble.run()
     assert [r.status for r in results] == [
-        TrainStatus.DONE, TrainStatus.DONE, TrainStatus.DONE, TrainStatus.DIVERGED,
+        Status.DONE, Status.DONE, Status.DONE, Status.DIVERGED,
     ]  # fmt: skip
     assert "residual 0 at most 1e-09 after 0 steps" in results[1].message
     assert results[3].step == 0 and "try a smaller rate" in results[3].advice
@@ -130,17 +132,82 @@ def test_finished_members_drop_out_and_the_others_never_notice():
 def test_a_member_that_diverges_keeps_its_last_good_state():
     problems = [member(0), member(1)]
     problems[1].y.mul_(1e150)  # its gradient overflows after the first steps
-    ensemble = EnsembleTrainer(EnsembleProblem(problems), (Stage("sgd", 10, 0.1, cosine=False),), log_every=2)
+    ensemble = EnsembleTrainer(EnsembleProblem(problems), (Stage(SGD(), 10, 0.1, cosine=False),), log_every=2)
     results = ensemble.run()
-    assert [r.status for r in results] == [TrainStatus.DONE, TrainStatus.DIVERGED]
+    assert [r.status for r in results] == [Status.DONE, Status.DIVERGED]
     assert torch.isfinite(problems[1].model.weight).all()
     assert results[1].step == ensemble.histories[1][-1]["step"] + 2
 
 
 def test_all_members_may_finish_early():
     problems = [member(0), member(1)]
-    trainer = EnsembleTrainer(EnsembleProblem(problems), (Stage("sgd", 10, 0.1),), log_every=2, tolerance=1e9)
+    trainer = EnsembleTrainer(EnsembleProblem(problems), (Stage(SGD(), 10, 0.1),), log_every=2, tolerance=1e9)
     assert [r.step for r in trainer.run()] == [0, 0] and trainer.problem.members == []
+
+
+@pytest.mark.parametrize("optimiser", [Adam(), Muon()], ids=lambda settings: settings.name)
+def test_members_of_another_effective_depth_than_their_models_train_as_alone(optimiser):
+    variants = [p.variant(effective_depth=depth) for p, depth in zip(members(), (0.5, 4.0, 6.0, 2.0), strict=True)]
+    alone = [copy.deepcopy(p) for p in variants]
+    stages = (Stage(optimiser, 3, 0.02, cosine=False),)
+    ensemble = EnsembleTrainer(EnsembleProblem(variants), stages, log_every=1)
+    ensemble.run()
+    for mine, own, history in zip(variants, alone, ensemble.histories, strict=True):
+        trainer = Trainer(own, stages, log_every=1)
+        trainer.run()
+        close(mine.model.weight, own.model.weight)
+        assert [row["rate"] for row in history] == [row["rate"] for row in trainer.history]
+
+
+def hard(seed):
+    """A stage that goes up again: gradient descent at too large a rate."""
+    return member(seed), (Stage(Adam(), 12, 0.5, cosine=False), Stage(SGD(), 5, 0.3, cosine=False))
+
+
+def test_members_keep_their_best_iterate_as_alone():
+    kept = 0
+    problems = [hard(seed)[0] for seed in range(4)]
+    alone, stages = [copy.deepcopy(p) for p in problems], hard(0)[1]
+    ensemble = EnsembleTrainer(EnsembleProblem(problems), stages, log_every=3)
+    results = ensemble.run()
+    for mine, own, history, result in zip(problems, alone, ensemble.histories, results, strict=True):
+        trainer = Trainer(own, stages, log_every=3)
+        assert trainer.run() == result
+        kept += any(row["kept_step"] is not None for row in trainer.history)
+        assert [row["kept_step"] for row in history] == [row["kept_step"] for row in trainer.history]
+        close(mine.model.weight, own.model.weight)
+    assert kept > 0
+
+
+@pytest.mark.parametrize("stop", [1, 5, 7, 12, 13, 16])
+def test_an_ensemble_resumes_to_the_same_bits(stop, tmp_path):
+    def make():
+        problems = [hard(seed)[0] for seed in range(5)]
+        problems[1].model.weight.data.zero_()  # a critical point: finished at once
+        problems[1].x.zero_()
+        problems[1].y.zero_()
+        problems[3].y.mul_(1e150)  # diverges after the first steps
+        stages = (Stage(Muon(), 4, 0.05), *hard(0)[1])
+        return problems, EnsembleTrainer(EnsembleProblem(problems, group=2), stages, log_every=3, tolerance=1e-12)
+
+    problems, whole = make()
+    results = whole.run()
+    _, part = make()
+    stopped = part.run(should_stop=lambda: part.step_count == stop)
+    assert Status.INTERRUPTED in [r.status for r in stopped]
+    (tmp_path / "state").write_bytes(save_state(part.state_dict(), "ensemble"))
+    again, rest = make()
+    rest.load_state_dict(load_state(tmp_path / "state", "ensemble"))
+    assert rest.run() == results
+    for a, b in zip(again, problems, strict=True):
+        torch.testing.assert_close(a.model.weight, b.model.weight, rtol=0, atol=0, equal_nan=True)
+    assert rest.histories == whole.histories and rest.step_count == whole.step_count
+
+
+def test_a_state_of_another_ensemble_is_refused():
+    state = EnsembleTrainer(EnsembleProblem([member(0)]), (Stage(SGD(), 2, 0.1),)).state_dict()
+    with pytest.raises(ValueError, match="the state is of 1 members, this trainer has 2 of 2: make it anew"):
+        EnsembleTrainer(EnsembleProblem([member(0), member(1)]), (Stage(SGD(), 2, 0.1),)).load_state_dict(state)
 
 
 def test_members_may_be_problems_under_other_conditions():
@@ -167,7 +234,7 @@ def test_misuse_is_named():
     with pytest.raises(ValueError, match="march in step, which lbfgs cannot"):
         EnsembleTrainer(ensemble, recipe("default"))
     with pytest.raises(ValueError, match=r"take no conditions of their own .* give the members problems of that kind"):
-        EnsembleTrainer(ensemble, [Stage("adam", 3, mu_factor=2.0)])
+        EnsembleTrainer(ensemble, [Stage(Adam(), 3, mu_factor=2.0)])
     with pytest.raises(ValueError, match="at least one stage"):
         EnsembleTrainer(ensemble, ())
     with pytest.raises(ValueError, match="log_every must be at least 1, got 0"):

@@ -195,7 +195,7 @@ def test_missing_package_says_how_to_install(make_run: Make, monkeypatch: pytest
 
 
 def test_a_failed_write_keeps_the_old_page(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from isthmus.report import _files
+    from isthmus import _support
 
     target = make_run() / "report.html"
     target.write_text("old")
@@ -203,9 +203,9 @@ def test_a_failed_write_keeps_the_old_page(make_run: Make, monkeypatch: pytest.M
     def broken(*_: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(_files.os, "replace", broken)
+    monkeypatch.setattr(_support.os, "replace", broken)
     with pytest.raises(OSError, match="disk full"):
-        _files.write_bytes(target, b"new")
+        _support.write_bytes(target, b"new")
     assert target.read_text() == "old" and not list(target.parent.glob("*.tmp")) and not list(target.parent.glob(".*"))
 
 

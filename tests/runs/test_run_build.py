@@ -12,7 +12,6 @@ from isthmus.runs.build import (
     build_rule,
     build_task,
     fingerprint,
-    resolve,
     resolve_device,
 )
 
@@ -63,7 +62,7 @@ def test_the_model_is_as_configured(tiny):
 def test_the_trainer_is_as_configured(tiny):
     overrides = {"train.recipe": "paper", "train.rate": 0.3, "train.batch_size": 7, "train.mu": 0.02}
     trainer = build(tiny.merge(overrides)).trainer
-    assert [stage.optimiser for stage in trainer.stages] == ["adam", "sgd"]
+    assert [stage.optimiser.name for stage in trainer.stages] == ["adam", "sgd"]
     assert trainer.stages[0].rate == 0.3
     assert (trainer.total_steps, trainer.batch_size, trainer.log_every) == (24, 7, 4)
     assert trainer.problem.mu == 0.02
@@ -73,7 +72,7 @@ def test_the_trainer_is_as_configured(tiny):
 
 def test_minibatches_leave_out_the_full_batch_stages(tiny):
     trainer = build(tiny.merge({"train.batch_size": 7})).trainer
-    assert [stage.optimiser for stage in trainer.stages] == ["muon"]
+    assert [stage.optimiser.name for stage in trainer.stages] == ["muon"]
     assert trainer.total_steps == 24
 
 
@@ -145,14 +144,14 @@ def test_target_columns_are_first_names_and_then_numbers(tmp_path):
 def test_a_relative_path_becomes_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = RunConfig().merge({"task.kind": "file", "task.path": "x/../a.csv"})
-    assert resolve(config).task.path == str(tmp_path / "a.csv")
-    assert resolve(resolve(config)) == resolve(config)
+    assert config.resolved().task.path == str(tmp_path / "a.csv")
+    assert config.resolved().resolved() == config.resolved()
 
 
 def test_the_default_initialisation_gets_its_name():
-    assert resolve(RunConfig()).model.initialisation == DEFAULT_INITIALISATION
+    assert RunConfig().resolved().model.initialisation == DEFAULT_INITIALISATION
     named = RunConfig().merge({"model.initialisation": "small"})
-    assert resolve(named) == named
+    assert named.resolved() == named
 
 
 def test_devices(monkeypatch):
@@ -162,6 +161,20 @@ def test_devices(monkeypatch):
         resolve_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [resolve_device(name) for name in ("cpu", "auto", "cuda")] == ["cpu", "cuda", "cuda"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [resolve_device(name) for name in ("cuda:0", "cuda:1")] == ["cuda:0", "cuda:1"]
+    message = (
+        r"train\.device: expected cpu, auto or cuda:0 to cuda:1, since torch finds no other CUDA device here; got "
+    )
+    with pytest.raises(ConfigError, match=message + "'cuda:2'"):
+        resolve_device("cuda:2")
+
+
+def test_a_device_with_a_number_is_accepted_in_form_and_refused_where_it_is_not_there(monkeypatch):
+    config = RunConfig().merge({"train.device": "cuda:1"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"since torch finds no CUDA device here; got 'cuda:1'"):
+        build(config)
 
 
 def test_the_fingerprint_tells_data_apart():

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from isthmus._support import nearest
 from isthmus.runs import ConfigError, RunConfig
 from isthmus.runs.checks import step_sizes
-from isthmus.runs.config import MeshConfig, apply_overrides, merge_sections
-from isthmus.runs.problems import choices, expectation, is_optional, keys_of, nearest, plain_type
+from isthmus.runs.config import apply_overrides, merge_sections
+from isthmus.runs.problems import choices, expectation, is_optional, keys_of, plain_type
+from isthmus.runs.sections import MeshConfig
 
 
 def refused(mapping: Any) -> str:
@@ -47,7 +49,11 @@ def refused(mapping: Any) -> str:
         ("mesh.relaxation", 0, r"mesh\.relaxation: expected a finite number > 0 and <= 1, got 0$"),
         ("train.steps", 2, r"train\.steps: expected a whole number >= 3, or none, got 2$"),
         ("train.rate", "fast", r"train\.rate: expected a finite number > 0, or none, got 'fast'$"),
-        ("train.device", "gpu", r"train\.device: expected one of cpu, cuda, auto, got 'gpu'"),
+        (
+            "train.device",
+            "gpu",
+            r"train\.device: expected one of cpu, cuda, auto, cuda:N \(N the number of a GPU\), got 'gpu'",
+        ),
         (
             "task.dims",
             "30,x",

@@ -9,9 +9,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from isthmus.columns import Column
 from isthmus.runs import FolderError, RunFolder
 from isthmus.runs import folder as module
 from isthmus.runs.folder import free_folder, latest_folder
+from isthmus.runs.schema import Table
 
 
 @pytest.fixture
@@ -99,11 +101,14 @@ def test_a_table_that_does_not_fit_on_the_disk_is_an_error_of_the_system(tmp_pat
     # In another process: the limit holds for the rest of one. Polars' own writers raise their own errors.
     code = f"""
 import resource, sys
-import polars as pl
+import polars
+from isthmus.columns import Column
 from isthmus.runs.folder import RunFolder
+from isthmus.runs.schema import Table
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    RunFolder(sys.argv[1]).write_table("a", pl.DataFrame({{"a": [i * 0.1 for i in range(5000)]}}), csv={csv})
+    table = Table("a", "a row", {{"a": Column("a", "a number")}}, csv={csv})
+    RunFolder(sys.argv[1]).write_table(table, {{"a": [i * 0.1 for i in range(5000)]}})
 except OSError as error:
     print(error.strerror)
 """
@@ -113,10 +118,10 @@ except OSError as error:
 
 
 def test_a_lock_on_a_full_disk_still_holds(tmp_path, monkeypatch):
-    def full(*args):
+    def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "pwrite", full)
+    monkeypatch.setattr(module.Path, "write_text", full)
     with (
         RunFolder(tmp_path).lock(),
         pytest.raises(FolderError, match=r"another process \(pid unknown\) is training in"),
@@ -137,8 +142,9 @@ def test_an_environment_alone_is_a_leftover_and_another_file_of_that_name_is_not
 
 def test_tables_are_written_twice_where_asked(place):
     frame = pl.DataFrame({"a": [1, 2], "b": [0.1, None]})
-    place.write_table("t", frame)
-    place.write_table("u", frame, csv=False)
+    columns = {"a": Column("a", "a count", kind="integer"), "b": Column("b", "a number")}
+    place.write_table(Table("t", "a row", columns, csv=True), frame.to_dict())
+    place.write_table(Table("u", "a row", columns), frame.to_dict())
     assert names(place) == ["t.csv", "t.parquet", "u.parquet"]
     assert pl.read_parquet(place / "t.parquet").equals(frame)
     assert pl.read_csv(place / "t.csv").equals(frame)
@@ -177,7 +183,7 @@ def test_a_file_is_no_folder(tmp_path):
 
 
 def test_clearing_deletes_what_runs_write_and_nothing_else(place):
-    for name in (module.CONFIG, module.CHECKPOINT, *module.PRODUCTS, *module.REPORT, module.ENVIRONMENT):
+    for name in (module.CONFIG, module.CHECKPOINT, *module.PRODUCTS, module.REPORT, module.ENVIRONMENT):
         place.write_text(name, "x")
     (place / "figures").mkdir()
     for name in ("figures/a.svg", "figures/a.pdf", "figures/mine.txt", "notes.txt"):
@@ -303,7 +309,7 @@ def test_a_file_system_without_locks_warns(place, monkeypatch):
     def fail(*args):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(module.fcntl, "flock", fail)
+    monkeypatch.setattr("fcntl.flock", fail)
     with pytest.warns(UserWarning, match=r"cannot be locked \(No locks available\): start no second run in it"):
         with place.lock():
             pass

@@ -245,12 +245,12 @@ def written(about):
 
 def test_a_newer_version(path):
     path.write_bytes(written({"version": 99, "kind": "checkpoint"}))
-    with pytest.raises(StateError, match="has version 99 of the format, this isthmus reads version 1; use the"):
+    with pytest.raises(StateError, match="has version 99 of the format, this isthmus reads version 2; use the"):
         load_state(path, "checkpoint")
 
 
 def test_a_file_without_its_tree(path):
-    path.write_bytes(written({"version": 1, "kind": "checkpoint"}))
+    path.write_bytes(written({"version": module.VERSION, "kind": "checkpoint"}))
     with pytest.raises(StateError, match="do not match its digest"):
         load_state(path, "checkpoint")
 

@@ -119,5 +119,7 @@ def test_missing_packages_name_the_extra(name, package, monkeypatch):
         if module == package or module.startswith(package + "."):
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"needs the package {package} .*pip install 'isthmus\[data\]'"):
+    with pytest.raises(
+        ImportError, match=rf"needs {package}, which cannot be imported .*pip install 'isthmus\[data\]'"
+    ):
         MAKERS[name]()

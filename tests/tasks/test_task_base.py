@@ -98,8 +98,10 @@ def test_make_task_names_what_is_wrong(kind, options, message):
 
 
 def test_a_missing_package_names_its_command():
-    with pytest.raises(ImportError, match=r"needs the package nosuchpackage .*: pip install 'isthmus\[data\]'"):
-        require("nosuchpackage.data", "isthmus[data]")
+    with pytest.raises(
+        ImportError, match=r"needs nosuchpackage, which cannot be imported .*: pip install 'isthmus\[data\]'"
+    ):
+        require("nosuchpackage.data", install="'isthmus[data]'")
 
 
 def test_importing_the_room_needs_torch_alone():

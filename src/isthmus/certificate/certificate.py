@@ -14,10 +14,7 @@ from isthmus.bottleneck import collapsed
 from isthmus.certificate.kinks import kink_residual
 from isthmus.geodesic import Geodesic
 from isthmus.mechanics import scaled_hamiltonian, stationarity_residual
-
-# What counts as converged: the residual of a smooth network, and of a ReLU network up to its kinks.
-RESIDUAL_CONVERGED = 1e-4
-KINKS_CONVERGED = 1e-3
+from isthmus.thresholds import CRITICAL, CRITICAL_AT_KINKS
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,8 @@ class Certificate:
         """Whether the residual is at most 1e-4; for ReLU up to its kinks, 1e-3."""
         if self.collapsed:
             return False
-        at_kinks = self.kink_residual is not None and self.kink_residual <= KINKS_CONVERGED
-        return self.residual_max <= RESIDUAL_CONVERGED or at_kinks
+        at_kinks = self.kink_residual is not None and self.kink_residual <= CRITICAL_AT_KINKS
+        return self.residual_max <= CRITICAL or at_kinks
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON (NaN and infinity as None)."""

@@ -1,4 +1,4 @@
-"""The command `isthmus certify`: a saved run checked afresh, in float64."""
+"""The command `isthmus certify`: a saved network checked afresh, in float64."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from isthmus.cli.failures import DONE, exit_codes
+from isthmus.thresholds import CRITICAL, SHAPES
 
 if TYPE_CHECKING:
     from isthmus.certificate import Certificate
+    from isthmus.runs.saved import Saved
 
 
 def certify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|FILE", help="The folder of a run, or the model.safetensors of one."),
+    ],
     kink_width: Annotated[
         float,
         typer.Option(
@@ -31,24 +36,28 @@ def certify(
 ) -> None:
     """Check how critical a run's network is: weights, path and momenta anew in float64, nothing taken from its tables.
 
+    What is checked is model.safetensors, the file to share: that it is sound, and the same as the checkpoint beside it.
     Nothing is trained or written. The exit code says whether it could be checked, not whether it converged.
     """
     with exit_codes(debug):
         from isthmus.certificate import certify as check
-        from isthmus.runs import load_run_problem
+        from isthmus.runs.build import restore_problem
+        from isthmus.runs.saved import read_saved
 
-        problem = load_run_problem(run)
+        saved = read_saved(run)
+        problem = restore_problem(saved)
         evaluation = problem.evaluate(gradient=False)
         certificate = check(problem.geodesic(), kink_width)
         if as_json:
-            about = {"run": str(run), "objective": evaluation.objective, "data_cost": evaluation.data_cost}
+            about = {"run": str(run), "file": str(saved.file), "step": saved.step}
+            about |= {"objective": evaluation.objective, "data_cost": evaluation.data_cost}
             print(json.dumps(about | certificate.to_dict(), indent=1, allow_nan=False))
             raise typer.Exit(DONE)
         lines = [("objective", evaluation.objective, f"data cost {evaluation.data_cost:.6g}"), *_lines(certificate)]
-        print(f"{run}: checked in float64")
+        print(f"{saved.file}, step {saved.step}: checked in float64")
         for label, value, detail in lines:
             print(f"  {label:<24}{value:>12.6g}  {detail}".rstrip())
-        print(_verdict(certificate))
+        print(_verdict(certificate, saved))
 
 
 def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
@@ -75,17 +84,24 @@ def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
     return lines
 
 
-def _verdict(c: "Certificate") -> str:
-    from isthmus.bottleneck import RESIDUAL_TRUSTED
-    from isthmus.certificate.certificate import RESIDUAL_CONVERGED
-
+def _verdict(c: "Certificate", saved: "Saved") -> str:
     if c.collapsed:
         return "Collapsed: the outputs hardly depend on the inputs, and the zero network is a local minimum."
-    if c.residual_max <= RESIDUAL_CONVERGED:
+    if c.residual_max <= CRITICAL:
         return "A critical point: every layer's residual is at most 1e-4."
     if c.converged:
         return "A critical point up to the choice of derivatives at ReLU's kinks: the residual there is at most 1e-3."
-    if c.residual_max <= RESIDUAL_TRUSTED:
+    if c.residual_max <= SHAPES:
         return "Near a critical point: read the shapes of energies and H, not their digits."
-    solver = "geodesic" if c.kink_residual is None else "kinks"
-    return f"No critical point: energies and H show the optimiser. Try isthmus train --solver {solver} --dtype float64."
+    further = _further(saved, "geodesic" if c.kink_residual is None else "kinks")
+    return f"No critical point: energies and H show the optimiser. Try `{further}`."
+
+
+def _further(saved: "Saved", solver: str) -> str:
+    from isthmus.runs.advice import further
+    from isthmus.solve import recipe
+
+    train = saved.config.train
+    return further(
+        train.model_dump(), saved.place, solver, lambda: recipe(solver, train.steps)[-1].steps, alone=saved.alone
+    )

@@ -45,7 +45,7 @@ def exit_codes(debug: bool = False) -> Iterator[None]:
         machine = isinstance(error.__cause__ if failed else error, OSError)
         say(f"error: {_text(error, bare=misuse or failed or machine)}")
         if machine and not misuse and not failed:
-            say("Free space or mend permissions, then give the command again.")
+            say("Free space or correct permissions, then give the command again.")
         if not misuse and not machine and not wants_traceback(debug):
             say("Run again with --debug to see where it arose, and please report it to the issue tracker.")
         raise typer.Exit(MISUSE if misuse else FAILED) from None

@@ -1,14 +1,15 @@
 """Command-line options made from the fields of `RunConfig`, one each, so that the two never part."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from pydantic.fields import FieldInfo
 
 from isthmus.runs.config import RunConfig
-from isthmus.runs.problems import choices, keys_of, plain_type
+from isthmus.runs.problems import ConfigError, ConfigProblem, choices, keys_of, plain_type
 
 _PANELS = {
     "": "Run",
@@ -48,12 +49,16 @@ def _words(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _spellings(key: str, field: FieldInfo) -> list[str]:
+    """All names of a key's option."""
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    return [option_name(key), *([str(extra["alias"])] if "alias" in extra else [])]
+
+
 def _option(key: str, field: FieldInfo) -> Any:
     """The typer option of one field; pydantic reads its text, so that every error looks the same."""
-    name, kind = option_name(key), plain_type(field)
-    declarations = [f"{name}/--no-{name[2:]}" if kind is bool else name]
-    if isinstance(field.json_schema_extra, dict) and "alias" in field.json_schema_extra:
-        declarations.append(str(field.json_schema_extra["alias"]))
+    (name, *aliases), kind = _spellings(key, field), plain_type(field)
+    declarations = [f"{name}/--no-{name[2:]}" if kind is bool else name, *aliases]
     allowed = choices(field)
     what, _, source = (field.description or "").partition(" Default: ")
     default = ", ".join(filter(None, [_words(field.default), source.rstrip(".")]))
@@ -66,6 +71,20 @@ def _option(key: str, field: FieldInfo) -> Any:
         show_default=False,
         rich_help_panel=_PANELS[key.rpartition(".")[0]],
     )
+
+
+@contextmanager
+def naming_options(flags: Mapping[str, Any]) -> Iterator[None]:
+    """While this context is open, what is wrong with a value names the option by which it was given, beside its key."""
+    try:
+        yield
+    except ConfigError as error:
+        fields = keys_of(RunConfig)
+        problems = [
+            ConfigProblem(p.key, f"{p.text} ({', '.join(_spellings(p.key, fields[p.key]))})") if p.key in flags else p
+            for p in error.problems
+        ]
+        raise ConfigError(problems, error.source, error.advice) from None
 
 
 def with_config_flags(command: Callable[..., None]) -> Callable[..., None]:

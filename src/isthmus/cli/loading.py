@@ -1,9 +1,9 @@
 """What `isthmus probe` is given: a network from a module or a run folder, and data from a file, a module or the run."""
 
-import difflib
 import importlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isthmus._support import hint
 from isthmus.model import LeakyResNet
 from isthmus.probe.batches import batches
 from isthmus.runs.folder import RunFolder
@@ -43,10 +44,10 @@ def load_network(given: str) -> Network:
         ValueError: neither; a module or name that is not there; a factory that fails or returns no `torch.nn.Module`.
     """
     folder = Path(given)
-    if folder.is_dir():
-        from isthmus.runs.execution import load_run_model
+    if folder.is_dir() or (folder.suffix == ".safetensors" and folder.is_file()):
+        from isthmus.runs.build import load_run_model
 
-        if not RunFolder(folder).is_run:
+        if folder.is_dir() and not RunFolder(folder).is_run:
             raise ValueError(
                 f"{given} is a folder, but of no run of isthmus; give one that `isthmus train` wrote, or "
                 "PACKAGE.MODULE:FACTORY"
@@ -87,7 +88,7 @@ def found(given: str, role: str, what: str) -> Any:
     value: Any = _module(module_name, path)
     for part in path.split("."):
         if not hasattr(value, part):
-            raise ValueError(f"{module_name} has no attribute {path!r}{_near(part, dir(value))}")
+            raise ValueError(f"{module_name} has no attribute {path!r}{hint(part, _public(dir(value)), 2)}")
         value = getattr(value, part)
     return value
 
@@ -112,7 +113,7 @@ def _module(name: str, path: str) -> ModuleType:
         stems = [p.stem for p in Path.cwd().glob("*.py")] + [p.parent.name for p in Path.cwd().glob("*/__init__.py")]
         raise ValueError(
             f"there is no module {error.name!r} in the current directory or among the installed packages"
-            f"{_near(error.name, stems)}; change to the directory that holds it, or install its package"
+            f"{hint(error.name, _public(stems), 2)}; change to the directory that holds it, or install its package"
         ) from error
     except (Exception, SystemExit) as error:
         raise _failed(f"module {name} could not be imported: it raised", _said(error), error) from error
@@ -143,9 +144,8 @@ def _kind(value: object) -> str:
     return f"{type(value).__name__} {name}" if name else f"a value of type {type(value).__name__}"
 
 
-def _near(word: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, [n for n in names if not n.startswith("_")], n=2, cutoff=0.5)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+def _public(names: Sequence[str]) -> list[str]:
+    return [name for name in names if not name.startswith("_")]
 
 
 def _said(error: BaseException) -> str:
@@ -154,7 +154,7 @@ def _said(error: BaseException) -> str:
 
 
 def _failed(what: str, text: str, error: BaseException) -> ValueError:
-    """The user's own code failed: theirs to mend, so no request to report it."""
+    """The user's own code failed: theirs to correct, so no request to report it."""
     if isinstance(error, SystemExit):
         text += "; keep what is to run as a script under if __name__ == '__main__'"
     return ValueError(f"{what} {text} (--debug shows where)")
@@ -232,14 +232,16 @@ def load_data(given: str | None, network: Network, target: str | None, drop: Seq
     return Data(called(given, "the data"), given, labelled=True)
 
 
-def _of_run(folder: Path) -> Data:
+def _of_run(path: Path) -> Data:
     from isthmus.runs.build import build_task
-    from isthmus.runs.config import RunConfig
-    from isthmus.runs.folder import CONFIG
+    from isthmus.runs.saved import read_saved
+    from isthmus.runs.schema import CONFIG
 
-    if not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} has no {CONFIG}, which says what data it was trained on: give some by --data")
-    config = RunConfig.from_yaml(folder / CONFIG)
+    if path.is_dir() and not (path / CONFIG).is_file():
+        raise ValueError(f"{path} has no {CONFIG}, which says what data it was trained on: give some by --data")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said when the network was read
+        config = read_saved(path).config
     task = build_task(config)
     note = f"data: the training part of the run's own task, {task.name}, as the network saw it"
     return Data(task.x_train.to(getattr(torch, config.train.dtype)), f"{task.name} (training part)", (note,))

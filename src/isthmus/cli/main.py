@@ -1,18 +1,22 @@
 """The command `isthmus`. Torch is loaded when a command needs it, not for ``--help``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from isthmus import __version__
+from isthmus._support import command
 from isthmus.cli.certify import certify
 from isthmus.cli.failures import DONE, FAILED, INTERRUPTED, exit_codes, say
-from isthmus.cli.flags import with_config_flags
+from isthmus.cli.flags import naming_options, with_config_flags
 from isthmus.cli.probe import probe
 from isthmus.runs.config import RunConfig, apply_overrides, merge_sections
-from isthmus.runs.folder import CONFIG, RunFolder, free_folder, latest_folder
+from isthmus.runs.folder import RunFolder, free_folder, latest_folder
+from isthmus.runs.schema import CONFIG
 from isthmus.runs.yamlfile import read_yaml
+from isthmus.status import Status
 
 if TYPE_CHECKING:
     from isthmus.runs.execution import Outcome, Progress
@@ -73,8 +77,12 @@ def train(
 
     Values are taken in the order defaults, --config, options. The default is the network of the paper's
     Figure 1.
+
+    A run that was interrupted goes on with --resume. One that has ended is trained further with --resume --extend
+    STEPS: the recipe's last stage is run once more, with a new optimiser. A new run starts from the network of
+    another with --init-from.
     """
-    with exit_codes(debug):
+    with exit_codes(debug), naming_options(flags):
         settings, folder = _settle(config, out, resume, overwrite, flags)
         outcome = _train(settings, folder, resume, overwrite, quiet)
         code = _finish(outcome, report=not no_report, quiet=quiet)
@@ -104,15 +112,30 @@ app.command()(probe)
 def _settle(
     file: Path | None, out: Path | None, resume: bool, overwrite: bool, flags: dict[str, Any]
 ) -> tuple[RunConfig, Path]:
-    """The configuration and the folder; a resumed run's own configuration lies under what was given."""
+    """The configuration and the folder; under what was given lies that of the run to resume, or to start from."""
     given = read_yaml(file) if file is not None else {}
     source = f"the configuration ({file} and options)" if file is not None else "the configuration"
     if out is None and (resume or overwrite):
         out = latest_folder(str(flags.get("name", given.get("name", RunConfig().name))))
+    origin = _origin(given, flags)
     if resume and out is not None and RunFolder(out).has_config:
-        given = merge_sections(RunConfig.from_yaml(out / CONFIG).model_dump(), given)
+        stored = RunConfig.from_yaml(out / CONFIG)
+        if "train.extend" in flags:
+            flags["train.extend"] = ",".join([*map(str, stored.train.extend), flags["train.extend"]])
+        given = merge_sections(stored.model_dump(), given)
+    elif origin is not None:
+        from isthmus.runs.saved import read_saved
+
+        given = merge_sections(read_saved(origin).config.merge({"train.extend": ()}).model_dump(), given)
     settings = RunConfig.from_mapping(apply_overrides(given, flags), source)
     return settings, out if out is not None else free_folder(settings.name)
+
+
+def _origin(given: Mapping[Any, Any], flags: Mapping[str, Any]) -> str | None:
+    """The run or file to start from, by an option or else by the configuration's file."""
+    model = given.get("model")
+    origin = flags.get("model.init_from", model.get("init_from") if isinstance(model, Mapping) else None)
+    return None if origin is None or str(origin).lower() == "none" else str(origin)
 
 
 def _train(settings: RunConfig, folder: Path, resume: bool, overwrite: bool, quiet: bool) -> "Outcome":
@@ -147,41 +170,43 @@ def _train(settings: RunConfig, folder: Path, resume: bool, overwrite: bool, qui
 def _finish(outcome: "Outcome", *, report: bool, quiet: bool) -> int:
     """Say how the run ended, show its tables, write its report; returns the exit code."""
     folder = outcome.folder
-    if outcome.status == "interrupted":
-        say(f"interrupted at step {outcome.step}, saved; continue with: isthmus train --resume --out {folder}")
+    if outcome.status == Status.INTERRUPTED:
+        again = command("train", "--resume", "--out", folder)
+        say(f"interrupted at step {outcome.step}, saved; continue with: {again}")
         return INTERRUPTED
     if not quiet:
         _show(folder)
     page, written = None, True
     if report:
         page, written = _report(folder)
-    if outcome.status == "diverged":
+    if outcome.status == Status.DIVERGED:
         say(f"the run failed: {outcome.message}")
         if outcome.advice:
             say(f"advice: {outcome.advice}")
     print(folder if quiet else f"\nrun folder: {folder}" + (f"\nreport:     {page}" if page else ""))
-    return DONE if outcome.status == "done" and written else FAILED
+    return DONE if outcome.status != Status.DIVERGED and written else FAILED
 
 
 def _report(folder: Path) -> tuple[Path | None, bool]:
     """The page of a run, and whether all is well; no page, and a word, where packages or disk space are wanting."""
     from isthmus.report import write_report
 
+    again = command("report", folder)
     try:
         return write_report(folder), True
     except ImportError as error:
-        say(f"warning: no report was written: {error}; afterwards: isthmus report {folder}")
+        say(f"warning: no report was written: {error}; afterwards: {again}")
         return None, True
     except OSError as error:
-        say(f"error: no report was written: {error}; free space or mend permissions, then: isthmus report {folder}")
+        say(f"error: no report was written: {error}; free space or correct permissions, then: {again}")
         return None, False
 
 
 def _show(folder: Path) -> None:
     from rich.console import Console
 
-    from isthmus.report.data import load_run
     from isthmus.report.terminal import render
+    from isthmus.runs.reader import load_run
 
     render(load_run(folder), Console())
 

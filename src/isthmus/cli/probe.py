@@ -332,7 +332,7 @@ def _written(file: Path, write: Callable[[Any], object]) -> None:
     """By way of memory, and whole or not at all: what polars raises on a full disk is no OSError."""
     from io import BytesIO
 
-    from isthmus.report._files import write_bytes
+    from isthmus._support import write_bytes
 
     buffer = BytesIO()
     write(buffer)

@@ -1,7 +1,7 @@
 """The fused flow of many networks at once: `isthmus.flow` with a leading member axis, (E2), (E8).
 
-A scalar that rides on a product, the skip ``1 − ρ_ℓL̃`` say, can do so only where all members have the same. Else ρ is
-multiplied into the weights, which are few, and the skip costs one pass over the states.
+A scalar factor such as the skip ``1 − ρ_ℓL̃`` can be part of a batched product only if all members share its value.
+Otherwise ρ is multiplied into the weights, which are few, and the skip costs one pass over the states.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from isthmus.activations import Activation
 
 
 @dataclass(frozen=True)
-class Steps:
+class LayerScalars:
     """The numbers of every layer and member.
 
     Args:
@@ -34,15 +34,15 @@ class Steps:
     @classmethod
     def of(
         cls, rho: Float[Tensor, "members layers"], effective_depths: Sequence[float], weight_decays: Sequence[float]
-    ) -> "Steps":
+    ) -> "LayerScalars":
         """From ρ, and each member's L̃ and μ; computed in float64, as a single network's flow does."""
         own = zip(rho.tolist(), effective_depths, weight_decays, strict=True)
         rows = [[(r, 1 - r * L, mu * r) for r in steps] for steps, L, mu in own]
         skip, decay = (rho.new_tensor([[numbers[k] for numbers in row] for row in rows]).view_as(rho) for k in (1, 2))
         return cls(rho, skip, decay, rows)
 
-    def __getitem__(self, part: slice) -> "Steps":
-        return Steps(self.rho[part], self.skip[part], self.decay[part], self.rows[part])
+    def __getitem__(self, part: slice) -> "LayerScalars":
+        return LayerScalars(self.rho[part], self.skip[part], self.decay[part], self.rows[part])
 
     @property
     def common(self) -> list[tuple[float, float, float]] | None:
@@ -86,7 +86,7 @@ class EnsembleFlow:
         self.set_members(members)
 
     def set_members(self, members: int) -> None:
-        """Sweep over the first so many from now on (the last group of an ensemble may be smaller)."""
+        """Sweep over the first `members` from now on (the last group of an ensemble may be smaller)."""
         self._state, self._features = self._states[:, :members].unbind(), self._S[:, :members].unbind()
         self._values = [S[:, : self.width] for S in self._features]
         self._g, self._p = self._G[:members], self._pulled[:members]
@@ -104,7 +104,7 @@ class EnsembleFlow:
     def forward(
         self,
         W: Float[Tensor, "members layers width width_in"],
-        steps: Steps,
+        steps: LayerScalars,
     ) -> Float[Tensor, "members width samples"]:
         """(E2) of all members, from `start`.
 
@@ -128,7 +128,7 @@ class EnsembleFlow:
     def backward(
         self,
         W: Float[Tensor, "members layers width width_in"],
-        steps: Steps,
+        steps: LayerScalars,
         out: Float[Tensor, "members layers width width_in"],
         to_input: bool,
     ) -> Float[Tensor, "members width samples"]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from isthmus.ensemble.flow import EnsembleFlow, Steps
+from isthmus.ensemble.flow import EnsembleFlow, LayerScalars
 from isthmus.mechanics.invariants import relative_residual
 from isthmus.problem import Problem
 
@@ -105,9 +105,9 @@ class EnsembleProblem:
         self.group = min(group, len(problems))
         self._flow = EnsembleFlow(problems[0].activation, model.depth, model.width, self.samples, self.group, **kind)
 
-    def _numbers(self) -> Steps:
+    def _numbers(self) -> LayerScalars:
         here = [self.problems[member] for member in self.members]
-        return Steps.of(self.rho, [p.effective_depth for p in here], [p.mu for p in here])
+        return LayerScalars.of(self.rho, [p.effective_depth for p in here], [p.mu for p in here])
 
     def __len__(self) -> int:
         return len(self.members)
@@ -119,7 +119,7 @@ class EnsembleProblem:
         for first in range(0, len(self), self.group):
             costs.append(self._evaluate_group(slice(first, min(first + self.group, len(self))), gradient))
         data_cost = torch.cat(costs)
-        norms = torch.linalg.vector_norm(self.weight, dim=(2, 3), dtype=torch.float64)
+        norms = torch.linalg.vector_norm(self.weight.flatten(2), dim=2, dtype=torch.float64)
         squares = (norms.square() * self.rho).sum(dim=1)
         if self.learned:
             for end in (self.in_map, self.out_map):

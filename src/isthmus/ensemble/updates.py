@@ -1,12 +1,13 @@
-"""Optimisers' updates on stacked parameters: the arithmetic of `isthmus.solve`'s, with a rate for every member."""
+"""Optimisers' updates on stacked parameters: the arithmetic of `isthmus.optimise`, with a rate for every member."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from isthmus.optimise.muon import orthogonalise
+from isthmus.optimise import SGD, Adam, Muon, Optimiser, orthogonalise
 
 Rates = Float[Tensor, "members"]
 
@@ -26,6 +27,13 @@ class Update(ABC):
     def keep(self, positions: Int[Tensor, "kept"]) -> None:  # noqa: B027 - gradient descent has no memory
         """Forget all but these members."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """The memory: what the next step depends on, besides parameters and gradients."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - as above
+        """Take such a memory back."""
+
 
 class GradientDescent(Update):
     """``θ ← θ − rate · g``."""
@@ -37,15 +45,16 @@ class GradientDescent(Update):
             parameter.addcmul_(parameter.grad, _along(rates, parameter), value=-1)
 
 
-class Adam(Update):
-    """Adam with PyTorch's default moments, as `isthmus.optimise.first_order.adam`.
+class AdamUpdate(Update):
+    """As `isthmus.optimise.Adam`.
 
     Args:
+        settings: the moments.
         parameters: whose shapes its memory takes.
     """
 
-    def __init__(self, parameters: list[Tensor], betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
-        self.betas, self.eps, self.count = betas, eps, 0
+    def __init__(self, settings: Adam, parameters: list[Tensor]) -> None:
+        self.betas, self.eps, self.count = settings.betas, settings.eps, 0
         self.first = [torch.zeros_like(p) for p in parameters]
         self.second = [torch.zeros_like(p) for p in parameters]
 
@@ -64,20 +73,28 @@ class Adam(Update):
         """Forget all but these members."""
         self.first, self.second = [m[positions] for m in self.first], [v[positions] for v in self.second]
 
+    def state_dict(self) -> dict[str, Any]:
+        """Both moments and the count of steps."""
+        return {"count": self.count, "first": list(self.first), "second": list(self.second)}
 
-class Muon(Update):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take such a memory back."""
+        self.count, self.first, self.second = state["count"], list(state["first"]), list(state["second"])
+
+
+class MuonUpdate(Update):
     """Muon on the weights, Adam at a tenth of the rate on learned ends, as `isthmus.optimise.Muon`.
 
     Args:
+        settings: the momentum.
         parameters: weight ``(members, layers, width, width_in)``, then learned ends.
         group: members orthogonalised at a time.
-        momentum: of the running mean of gradients; Nesterov.
     """
 
-    def __init__(self, parameters: list[Tensor], group: int, momentum: float = 0.95) -> None:
-        self.group, self.momentum = group, momentum
+    def __init__(self, settings: Muon, parameters: list[Tensor], group: int) -> None:
+        self.group, self.momentum = group, settings.momentum
         self.buffer = torch.zeros_like(parameters[0])
-        self.ends = Adam(parameters[1:])
+        self.ends = AdamUpdate(Adam(), parameters[1:])
 
     def step(self, parameters: list[Tensor], rates: Rates) -> None:
         """Change the parameters in place."""
@@ -97,9 +114,22 @@ class Muon(Update):
         self.buffer = self.buffer[positions]
         self.ends.keep(positions)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The momentum, and the moments of the ends."""
+        return {"buffer": self.buffer, "ends": self.ends.state_dict()}
 
-def update_for(name: str, parameters: list[Tensor], group: int) -> Update:
-    """The update of a stage's optimiser (see `isthmus.solve.Stage`), for so many members at a time where it matters."""
-    if name == "muon":
-        return Muon(parameters, group)
-    return Adam(parameters) if name == "adam" else GradientDescent()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take such a memory back."""
+        self.buffer = state["buffer"]
+        self.ends.load_state_dict(state["ends"])
+
+
+BATCHED = (Adam, SGD, Muon)
+"""The settings of optimisers that go in step."""
+
+
+def update_for(optimiser: Optimiser, parameters: list[Tensor], group: int) -> Update:
+    """The update of an optimiser of `BATCHED`, for ``group`` members at a time where it matters."""
+    if isinstance(optimiser, Muon):
+        return MuonUpdate(optimiser, parameters, group)
+    return AdamUpdate(optimiser, parameters) if isinstance(optimiser, Adam) else GradientDescent()

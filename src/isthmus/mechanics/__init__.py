@@ -1,5 +1,6 @@
 """The quantities of the theory: pure functions of tensors, batch-first, and one table of them all."""
 
+from isthmus._rooms import callable_room
 from isthmus.mechanics.cost_of_identity import cost_of_identity
 from isthmus.mechanics.hamiltonian import (
     energy_identity_defect,
@@ -48,3 +49,5 @@ __all__ = [
     "stretch",
     "theorem4",
 ]
+
+callable_room(__name__)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from isthmus.columns import LAYERS as COLUMNS
 from isthmus.geodesic import Geodesic
 from isthmus.mechanics.hamiltonian import scaled_hamiltonian
 from isthmus.mechanics.invariants import balancedness_defect, norm_defect, stationarity_residual
@@ -20,49 +21,11 @@ from isthmus.mechanics.spectra import nuclear_rank, rank, spectra, stable_rank
 if TYPE_CHECKING:
     import polars
 
-Column = list[float] | list[int] | list[bool]
-
-# Where the columns come from; `MechanicsTable.describe` and the report print it. Staggered: at (A_{ℓ−1}, B_ℓ).
-COLUMNS: dict[str, str] = {
-    "layer": "ℓ = 1..L",
-    "p": "p_ℓ, end of the layer",
-    "rho": "step-size ρ_ℓ",
-    "rho_effective_depth": "ρ_ℓL̃; at 1 the skip vanishes",
-    "coi": "cost of identity ‖A_{ℓ−1}‖_K² (E6), the part in the image of K",
-    "coi_stable": "the same with γ = γ_0‖K‖_op (E7)",
-    "coi_off_image": "relative size of what `coi` drops; the strict value is infinite unless 0",
-    "kinetic": "(1/2L̃)‖∂_pA‖_K² (E6)",
-    "kinetic_stable": "the same, stable",
-    "potential": "−(L̃/2)·COI (E6)",
-    "potential_stable": "the same, stable",
-    "cross": "⟨∂_pA, A⟩_K (E6)",
-    "cross_stable": "the same, stable",
-    "hamiltonian": "H(A_{ℓ−1}, B_ℓ) (E10), staggered",
-    "hamiltonian_stable": "kinetic_stable + potential_stable (E11)",
-    "minus_2h_over_l": "−2H/L̃: estimates the bottleneck rank from below",
-    "minus_2h_over_l_stable": "the same from hamiltonian_stable",
-    "residual": "stationarity residual ‖W_ℓ − L̃B_ℓσ(A_{ℓ−1})ᵀ‖/‖W_ℓ‖ (E9)",
-    "balancedness_defect": "defect of the balance law (E4), relative to ‖W_ℓ‖²",
-    "speed": "‖∂_pA‖_F/‖A_ℓ‖_F, a change per unit of p",
-    "speed_k": "‖∂_pA‖_{K+γI}, the speed of which (E11) speaks",
-    "step_change": "‖A_ℓ − A_{ℓ−1}‖_F/‖A_ℓ‖_F, what the adaptive mesh equalises",
-    "path_length": "∫_0^{p_ℓ} ‖∂_pA‖_{K+γI} dp",
-    "norm_a": "‖A_{ℓ−1}‖_F",
-    "norm_b": "‖B_ℓ‖_F",
-    "norm_b_features": "‖B_ℓσ(A_{ℓ−1})ᵀ‖_F",
-    "norm_w": "‖W_ℓ‖_F",
-    "norm_bias": "‖b_ℓ‖, the bias column of W_ℓ",
-    "stable_rank_a": "‖A_{ℓ−1}‖_F²/‖A_{ℓ−1}‖_op²",
-    "nuclear_rank_a": "‖A_{ℓ−1}‖_*²/‖A_{ℓ−1}‖_F²",
-    "stable_rank_w": "‖W_ℓ‖_F²/‖W_ℓ‖_op²",
-    "rank_a": "singular values of A_{ℓ−1} above the threshold, relative to the largest",
-    "rank_w": "the same of W_ℓ",
-    "slow": "speed_k at most half its mean over p: here the representation drifts",
-}
+Values = list[float] | list[int] | list[bool]
 
 
 @dataclass(frozen=True)
-class MechanicsTable(Mapping[str, Column]):
+class MechanicsTable(Mapping[str, Values]):
     """One row per layer; `COLUMNS` says what each column is. A mapping from column name to list of values.
 
     Args:
@@ -75,7 +38,7 @@ class MechanicsTable(Mapping[str, Column]):
         coi_end: cost of identity of the end state ``A_L``, exact and stable (no layer starts there).
     """
 
-    columns: dict[str, Column]
+    columns: dict[str, Values]
     spectra_a: Float[Tensor, "layers_plus_1 modes_a"]
     spectra_w: Float[Tensor, "layers modes_w"]
     positions: Float[Tensor, "layers_plus_1"]
@@ -83,7 +46,7 @@ class MechanicsTable(Mapping[str, Column]):
     rank_threshold: float
     coi_end: tuple[float, float]
 
-    def __getitem__(self, name: str) -> Column:
+    def __getitem__(self, name: str) -> Values:
         if name not in self.columns:
             raise KeyError(f"no column {name!r}; there are {', '.join(self.columns)}")
         return self.columns[name]
@@ -102,7 +65,7 @@ class MechanicsTable(Mapping[str, Column]):
     def describe(self, column: str) -> str:
         """What a column is, with its equation."""
         self[column]
-        return COLUMNS[column]
+        return COLUMNS[column].meaning
 
     def to_dataframe(self) -> "polars.DataFrame":
         """The table as a polars DataFrame."""
@@ -173,7 +136,7 @@ class MechanicsTable(Mapping[str, Column]):
         return "\n".join(lines)
 
 
-def _finite(values: Column) -> list[float]:
+def _finite(values: Values) -> list[float]:
     return [float(v) for v in values if math.isfinite(v)]
 
 
@@ -237,7 +200,7 @@ def mechanics(geodesic: Geodesic, gamma0: float = 1e-3, rank_threshold: float = 
 
     Args:
         geodesic: see `isthmus.geodesic.Geodesic`; computed in its dtype, float64.
-        gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (theory file, section 2).
+        gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (docs/theory.md).
         rank_threshold: singular values count above this fraction of the largest.
 
     Raises:
@@ -260,7 +223,7 @@ def mechanics(geodesic: Geodesic, gamma0: float = 1e-3, rank_threshold: float = 
     per_b = g.effective_depth if g.effective_depth > 0 else 1.0
     lengths = torch.tensor([row["length"] for row in rows], dtype=torch.float64)
     from_metric = {name: [row.get(name, math.nan) for row in rows] for name in COLUMNS}
-    columns: dict[str, Column] = from_metric | {
+    columns: dict[str, Values] = from_metric | {
         "layer": list(range(1, L + 1)),
         "p": g.positions[1:].tolist(),
         "rho": g.rho.tolist(),

@@ -1,10 +1,20 @@
-"""Optimisers, one a file, behind one interface: first order, Muon, settling, L-BFGS, Newton."""
+"""Optimisers, one a file, behind one interface: settings that `start` a run on a problem."""
 
-from isthmus.optimise.first_order import adam, sgd
+from isthmus.optimise.first_order import SGD, Adam
 from isthmus.optimise.lbfgs import LBFGS
 from isthmus.optimise.muon import Muon, orthogonalise
 from isthmus.optimise.newton import Newton
-from isthmus.optimise.optimiser import Optimiser
+from isthmus.optimise.optimiser import Optimiser, Run
 from isthmus.optimise.settle import Settle
 
-__all__ = ["LBFGS", "Muon", "Newton", "Optimiser", "Settle", "adam", "orthogonalise", "sgd"]
+__all__ = [
+    "LBFGS",
+    "SGD",
+    "Adam",
+    "Muon",
+    "Newton",
+    "Optimiser",
+    "Run",
+    "Settle",
+    "orthogonalise",
+]

@@ -1,15 +1,15 @@
 """Adam and gradient descent from `torch.optim`: the two halves of the paper's recipe."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from isthmus.optimise.optimiser import Closure, Optimiser
-from isthmus.problem import Evaluation
+from isthmus.optimise.optimiser import Closure, Optimiser, Run
+from isthmus.problem import Evaluation, Problem
 
 
-class FirstOrder(Optimiser):
+class FirstOrderRun(Run):
     """A `torch.optim` optimiser whose rate is given anew at every step.
 
     The weight decay is part of the gradient (E3), not decoupled as in AdamW: critical points stay those of (E3).
@@ -38,11 +38,32 @@ class FirstOrder(Optimiser):
         self.optimiser.load_state_dict(state)
 
 
-def adam(parameters: list[nn.Parameter]) -> FirstOrder:
-    """Adam with PyTorch's default moments, which the paper does not state."""
-    return FirstOrder(torch.optim.Adam(parameters, lr=0.0))
+@dataclass(frozen=True)
+class Adam(Optimiser):
+    """Adam, with PyTorch's default moments, which the paper does not state.
+
+    Args:
+        betas: decay of the means of gradients and of their squares.
+        eps: added to the root of the latter.
+    """
+
+    name = "adam"
+    rises = "objective"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def start(self, problem: Problem, tolerance: float = 0.0) -> Run:
+        """Begin, with no memory of gradients."""
+        return FirstOrderRun(torch.optim.Adam(problem.parameters, lr=0.0, betas=self.betas, eps=self.eps))
 
 
-def sgd(parameters: list[nn.Parameter]) -> FirstOrder:
+@dataclass(frozen=True)
+class SGD(Optimiser):
     """Plain gradient descent, no momentum: the paper does not state any."""
-    return FirstOrder(torch.optim.SGD(parameters, lr=0.0))
+
+    name = "sgd"
+    rises = "objective"
+
+    def start(self, problem: Problem, tolerance: float = 0.0) -> Run:
+        """Begin."""
+        return FirstOrderRun(torch.optim.SGD(problem.parameters, lr=0.0))

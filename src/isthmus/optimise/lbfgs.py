@@ -7,6 +7,7 @@ condition only, and bisect. Variables are ``√ρ_ℓ W_ℓ``, in which the pena
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,44 +15,66 @@ from torch import Tensor
 
 from isthmus.curvature.kronecker import KroneckerPreconditioner
 from isthmus.curvature.scaled import ScaledParameters
-from isthmus.optimise.optimiser import Closure, Optimiser
+from isthmus.optimise.optimiser import Closure, Optimiser, Run
 from isthmus.problem import Evaluation, Problem
 
 
+@dataclass(frozen=True)
 class LBFGS(Optimiser):
-    """Limited-memory BFGS on all parameters of a problem.
+    """Limited-memory BFGS on all parameters, from the inverse Hessian that `KroneckerPreconditioner` estimates.
 
     Args:
-        problem: whose parameters, gradients and step-sizes are used.
-        memory: number of curvature pairs. Tuned: see docs/notes/solver.md.
-        metric: the inverse Hessian that the recursion starts from, or None for a multiple of the unit matrix.
-        refresh_every: iterations between two measurements of the metric.
-        decrease: sufficient decrease c₁ of the line search.
+        pairs: curvature pairs kept. 60 for a long run, 10 where it is short (tuned: docs/notes/solver.md).
+        damping: of the preconditioner: 0.03 for a long run, 0.06 where it is short (tuned, as above).
+        sweeps: random backward sweeps for one measurement of the preconditioner.
+        refresh_every: iterations between two measurements.
+        preconditioned: False: the recursion starts from a multiple of the unit matrix.
+        decrease: sufficient decrease c₁ of the line search; 1e-4 and 0.9 are Nocedal and Wright's.
         curvature: c₂ of the weak Wolfe condition.
-        evaluations: at most so many in one line search.
+        evaluations: the most in one line search: 25 bisections leave 3e-8 of the interval, float32's resolution.
+
+    Raises:
+        ValueError: counts below 1, or numbers that are not positive.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        memory: int = 60,
-        metric: KroneckerPreconditioner | None = None,
-        refresh_every: int = 20,
-        decrease: float = 1e-4,
-        curvature: float = 0.9,
-        evaluations: int = 25,
-    ) -> None:
-        self.problem, self.memory = problem, memory
-        self.metric, self.refresh_every = metric, refresh_every
+    name = "lbfgs"
+    full_batch = True
+    needs_features = True
+    pairs: int = 60
+    damping: float = 0.03
+    sweeps: int = 2
+    refresh_every: int = 20
+    preconditioned: bool = True
+    decrease: float = 1e-4
+    curvature: float = 0.9
+    evaluations: int = 25
+
+    def __post_init__(self) -> None:
+        self._check_positive("pairs", "damping", "sweeps", "refresh_every", "decrease", "curvature", "evaluations")
+
+    def start(self, problem: Problem, tolerance: float = 0.0) -> "LBFGSRun":
+        """Begin, with no pairs."""
+        return LBFGSRun(problem, self)
+
+
+class LBFGSRun(Run):
+    """See `LBFGS`."""
+
+    def __init__(self, problem: Problem, settings: LBFGS) -> None:
+        self.problem, self.pairs = problem, settings.pairs
+        self.preconditioner = (
+            KroneckerPreconditioner(problem, settings.damping, settings.sweeps) if settings.preconditioned else None
+        )
+        self.refresh_every = settings.refresh_every
+        self.decrease, self.curvature, self.evaluations = settings.decrease, settings.curvature, settings.evaluations
         self._iterations = 0
-        self.decrease, self.curvature, self.evaluations = decrease, curvature, evaluations
         size = sum(p.numel() for p in problem.parameters)
         weight = problem.model.weight
-        self._s = torch.zeros((memory, size), dtype=weight.dtype, device=weight.device)
+        self._s = torch.zeros((self.pairs, size), dtype=weight.dtype, device=weight.device)
         self._y = torch.zeros_like(self._s)
         # s_i · y_j, by slots; of the older pair's s and the younger one's y
-        self._products = torch.zeros((memory, memory), dtype=torch.float64, device=weight.device)
-        self._count = 0  # pairs ever stored since the last reset; slot = count % memory
+        self._products = torch.zeros((self.pairs, self.pairs), dtype=torch.float64, device=weight.device)
+        self._count = 0  # pairs ever stored since the last reset; slot = count % pairs
         self._gradient: Tensor | None = None
         self._evaluation: Evaluation | None = None
         self._stalled = False
@@ -78,14 +101,14 @@ class LBFGS(Optimiser):
         if self._count > 0:
             yield self._recursion(g)
             self._count = 0
-        if self.metric is not None:
-            yield self._metric_step(closure, x, g)
+        if self.preconditioner is not None:
+            yield self._preconditioned_step(closure, x, g)
         yield -g / max(1.0, float(g.norm()))
 
-    def _metric_step(self, closure: Closure, x: Tensor, g: Tensor) -> Tensor:
-        """The metric's direction, as long as the curvature along it says: one evaluation for about ten bisections."""
-        assert self.metric is not None
-        d = self.metric.apply(-g)
+    def _preconditioned_step(self, closure: Closure, x: Tensor, g: Tensor) -> Tensor:
+        """Its direction, as long as the curvature along it says: one evaluation for about ten bisections."""
+        assert self.preconditioner is not None
+        d = self.preconditioner.apply(-g)
         short = min(1.0, 1e-3 * float(x.norm()) / max(float(d.norm()), 1e-30))
         if short == 0:
             return d
@@ -102,8 +125,8 @@ class LBFGS(Optimiser):
         ``u = R⁻¹Sᵀg``, ``p = H₀(g − Yu)``, ``Hg = p + S R⁻ᵀ(Du − Yᵀp)`` with R the upper triangle of SᵀY, oldest pair
         first, and D its diagonal. The two-loop recursion says the same, and reads and writes twice as much.
         """
-        stored = min(self._count, self.memory)
-        order = torch.arange(self._count - stored, self._count, device=g.device) % self.memory
+        stored = min(self._count, self.pairs)
+        order = torch.arange(self._count - stored, self._count, device=g.device) % self.pairs
         S, Y = self._s[:stored], self._y[:stored]
         R = self._products[order][:, order].triu()
         u = torch.linalg.solve_triangular(R, torch.mv(S, g).double()[order, None], upper=True)
@@ -112,11 +135,11 @@ class LBFGS(Optimiser):
         q = torch.addmv(g, Y.T, by_slot[:, 0].to(g.dtype), alpha=-1)
         newest = int(order[-1])
         y, sy = self._y[newest], float(self._products[newest, newest])
-        if self.metric is None:
+        if self.preconditioner is None:
             q.mul_(sy / float(y.dot(y)))
         else:
-            square = self.metric.square(y)
-            q = self.metric.apply(q)
+            square = self.preconditioner.square(y)
+            q = self.preconditioner.apply(q)
             if square > 0:  # it may underflow
                 q.mul_(sy / square)
         v = R.diagonal()[:, None] * u - torch.mv(Y, q).double()[order, None]
@@ -158,8 +181,8 @@ class LBFGS(Optimiser):
         if self._gradient is None or self._evaluation is None:
             self._evaluation = closure()
             self._gradient = self._read(gradient=True)
-        if self.metric is not None and self._iterations % self.refresh_every == 0:
-            self.metric.refresh()
+        if self.preconditioner is not None and self._iterations % self.refresh_every == 0:
+            self.preconditioner.refresh()
         self._iterations += 1
         x, g, before = self._read(gradient=False), self._gradient, self._evaluation
         if not math.isfinite(before.objective):
@@ -178,7 +201,7 @@ class LBFGS(Optimiser):
         s, y = d.mul_(t), g_new - g
         sy = float(s.dot(y))
         if sy > 1e-10 * float(y.norm()) * float(s.norm()) and float(y.dot(y)) > 0:  # neither noise nor underflow
-            slot = self._count % self.memory
+            slot = self._count % self.pairs
             self._s[slot], self._y[slot] = s, y
             self._products[:, slot] = torch.mv(self._s, y).double()
             self._count += 1
@@ -194,7 +217,7 @@ class LBFGS(Optimiser):
             "products": self._products,
             "count": self._count,
             "iterations": self._iterations,
-            "metric": None if self.metric is None else self.metric.state_dict(),
+            "preconditioner": None if self.preconditioner is None else self.preconditioner.state_dict(),
             "gradient": self._gradient,
             "evaluation": None if e is None else [e.objective, e.data_cost, e.penalty],
             "stalled": self._stalled,
@@ -207,8 +230,8 @@ class LBFGS(Optimiser):
         self._products.copy_(state["products"])
         self._count = state["count"]
         self._iterations = state["iterations"]
-        if self.metric is not None:
-            self.metric.load_state_dict(state["metric"])
+        if self.preconditioner is not None:
+            self.preconditioner.load_state_dict(state["preconditioner"])
         self._gradient = None if state["gradient"] is None else state["gradient"].clone()
         self._evaluation = None if state["evaluation"] is None else Evaluation(*state["evaluation"])
         self._stalled = state["stalled"]

@@ -4,14 +4,15 @@
 20 layers of 100 × 101 (docs/notes/solver.md). The test compares the two.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from isthmus.optimise.optimiser import Closure, Optimiser
-from isthmus.problem import Evaluation
+from isthmus.optimise.optimiser import Closure, Optimiser, Run
+from isthmus.problem import Evaluation, Problem
 
 # Jordan's quintic: drives every singular value into about [0.7, 1.2] in five iterations.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -30,20 +31,35 @@ def orthogonalise(G: Float[Tensor, "layers rows columns"], iterations: int = 5) 
     return X.mT if transposed else X
 
 
+@dataclass(frozen=True)
 class Muon(Optimiser):
     """Muon on the stacked weight; learned end maps, which are no hidden layers, go by Adam at a tenth of the rate.
 
-    The rate is the operator norm of one step of ``W_ℓ``.
+    The rate is the operator norm of one step of ``W_ℓ``, in units of ``max(L̃, 1)``: the size of W at a critical point.
 
     Args:
-        weight: the stacked weight ``(layers, width, width_in)``.
-        others: further parameters (learned end maps).
         momentum: of the running mean of gradients; Nesterov. 0.95 is the authors' value.
     """
 
-    def __init__(self, weight: nn.Parameter, others: list[nn.Parameter], momentum: float = 0.95) -> None:
-        self.weight, self.momentum = weight, momentum
-        self.buffer = torch.zeros_like(weight.data)
+    name = "muon"
+    rises = "objective"
+    momentum: float = 0.95
+
+    def start(self, problem: Problem, tolerance: float = 0.0) -> Run:
+        """Begin, with no momentum."""
+        return MuonRun(problem, self.momentum)
+
+    def unit(self, effective_depth: float) -> float:
+        """``max(L̃, 1)``."""
+        return max(effective_depth, 1.0)
+
+
+class MuonRun(Run):
+    """See `Muon`; here a step's rate is the operator norm itself."""
+
+    def __init__(self, problem: Problem, momentum: float) -> None:
+        self.weight, *others = problem.parameters
+        self.momentum, self.buffer = momentum, torch.zeros_like(self.weight.data)
         self.adam = torch.optim.Adam(others, lr=1.0) if others else None
 
     @torch.no_grad()

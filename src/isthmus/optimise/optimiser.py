@@ -1,20 +1,24 @@
-"""The interface of one optimiser: an iteration at a time, explicit state, no knowledge of files or screens."""
+"""The interface of optimisers: settings, which are values, and runs, which have state and make one step at a time."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
-from isthmus.problem import Evaluation
+from isthmus.problem import Evaluation, Problem
 
 Closure = Callable[[], Evaluation]
 
 
-class Optimiser(ABC):
-    """One iteration at a time on the parameters of a problem.
+class Run(ABC):
+    """An optimiser at work on the parameters of a problem: explicit state, no knowledge of files or screens.
 
     A closure evaluates the objective at the current parameters and fills their ``.grad``. First-order methods call it
     once and report the value *before* their update; line-search methods report the value at the accepted point.
     """
+
+    products: int = 0
+    """Hessian products spent; 0 for methods that need none."""
 
     @abstractmethod
     def step(self, closure: Closure, rate: float) -> Evaluation:
@@ -35,3 +39,34 @@ class Optimiser(ABC):
     def finished(self) -> bool:
         """Whether further iterations would change nothing (a line search that cannot go on)."""
         return False
+
+
+@dataclass(frozen=True)
+class Optimiser(ABC):
+    """The settings of one optimiser, which know how to start it.
+
+    Attributes:
+        name: in tables, histories and configs.
+        full_batch: whether it needs one objective throughout: the full batch, and step-sizes that stay.
+        needs_features: whether it reads the features of all layers, so that ``memory="store"`` is needed.
+        rises: what may rise from one iteration to the next and is low where the stage was best; None where the
+            objective never rises. A stage leaves its best iterate by this: see `isthmus.solve.Trainer`.
+    """
+
+    name: ClassVar[str]
+    full_batch: ClassVar[bool] = False
+    needs_features: ClassVar[bool] = False
+    rises: ClassVar[Literal["objective", "residual_max"] | None] = None
+
+    @abstractmethod
+    def start(self, problem: Problem, tolerance: float = 0.0) -> Run:
+        """Begin on a problem; ``tolerance``, on the largest stationarity residual, is for those that stop at one."""
+
+    def unit(self, effective_depth: float) -> float:
+        """What a stage's rate is a multiple of."""
+        return 1.0
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{type(self).__name__}: {name} must be positive, got {getattr(self, name)}")

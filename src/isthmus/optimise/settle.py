@@ -7,43 +7,61 @@ points uphill (O'Donoghue and Candès 2015).
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from isthmus.optimise.optimiser import Closure, Optimiser
+from isthmus.curvature.scaled import ScaledParameters
+from isthmus.optimise.optimiser import Closure, Optimiser, Run
 from isthmus.problem import Evaluation, Problem
 
 
+@dataclass(frozen=True)
 class Settle(Optimiser):
     """Nesterov's method in the variables ``√ρ_ℓ W_ℓ``, with restart; halves its rate when the objective rises.
 
+    A stage's rate multiplies the measured one.
+
     Args:
-        problem: whose parameters, gradients and step-sizes are used.
         fraction: rate times largest curvature. 1 is the limit of a quadratic; ReLU's kinks ask for less.
         probes: power iterations for the largest curvature, by differences of gradients.
+
+    Raises:
+        ValueError: numbers that are not positive.
     """
 
-    def __init__(self, problem: Problem, fraction: float = 0.2, probes: int = 15) -> None:
-        self.problem, self.fraction, self.probes = problem, fraction, probes
+    name = "settle"
+    full_batch = True
+    rises = "residual_max"
+    fraction: float = 0.2
+    probes: int = 15
+
+    def __post_init__(self) -> None:
+        self._check_positive("fraction", "probes")
+
+    def start(self, problem: Problem, tolerance: float = 0.0) -> "SettleRun":
+        """Begin at rest."""
+        return SettleRun(problem, self)
+
+
+class SettleRun(Run):
+    """See `Settle`."""
+
+    def __init__(self, problem: Problem, settings: Settle) -> None:
+        self.problem, self.fraction, self.probes = problem, settings.fraction, settings.probes
         self._velocity = [torch.zeros_like(p.data) for p in problem.parameters]
         self._rate: float | None = None
         self._since_restart = 0
         self._reference = math.inf
-
-    def _metric(self) -> list[Tensor]:
-        """1/ρ for the weight, 1 for learned ends: the inverse of the penalty's own metric."""
-        weight = self.problem.model.weight
-        ones = [weight.new_ones(()) for _ in self.problem.parameters[1:]]
-        return [1 / self.problem.model.rho[:, None, None], *ones]
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.problem.parameters if p.grad is not None]
 
     def _largest_curvature(self, closure: Closure) -> float:
         """Power iteration on the scaled Hessian, products by one-sided differences of gradients."""
-        metric = self._metric()
+        metric = ScaledParameters(self.problem).inverse_metric()
         parameters = [p.data for p in self.problem.parameters]
         start = [p.clone() for p in parameters]
         closure()
@@ -72,7 +90,7 @@ class Settle(Optimiser):
             curvature = self._largest_curvature(closure)
             self._rate = self.fraction / curvature if curvature > 0 and math.isfinite(curvature) else 0.0
         evaluation = closure()
-        metric, gradients = self._metric(), self._gradients()
+        metric, gradients = ScaledParameters(self.problem).inverse_metric(), self._gradients()
         if evaluation.objective > self._reference * (1 + 1e-3):  # the curvature grew on the way
             self._rate *= 0.5
             self._restart()

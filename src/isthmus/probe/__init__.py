@@ -1,5 +1,6 @@
 """The mechanics of anybody's trained PyTorch network: `probe` reads it, `simplify` drops what idles."""
 
+from isthmus._rooms import callable_room
 from isthmus.probe.find import Site, Skipped, find_layers
 from isthmus.probe.hamiltonian import HamiltonianEstimate
 from isthmus.probe.merge import merge_pair
@@ -36,3 +37,5 @@ __all__ = [
     "simplify",
     "with_uncertainty",
 ]
+
+callable_room(__name__)

@@ -5,7 +5,6 @@ Names are those of `torch.nn.Module.named_modules`. A trailing ``:input`` means 
 ``fc1``.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from isthmus._support import hint
 
 KINDS = ("stream", "block", "linear", "conv")
 
@@ -312,10 +313,9 @@ def _by_name(names: _Names, wanted: str) -> set[str]:
     hits = {names.canonical(n) for n in everything if pattern_matches(plain, n)}
     if hits:
         return hits
-    near = difflib.get_close_matches(plain, everything, n=3)
-    advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {_some(everything)}"
+    advice = hint(plain, everything, 3) or f"; there are {_some(everything)}"
     raise ValueError(
-        f"layers: no module fits {wanted!r}; {advice} (* stays within one part of a name, ** crosses the dots)"
+        f"layers: no module fits {wanted!r}{advice} (* stays within one part of a name, ** crosses the dots)"
     )
 
 

@@ -2,7 +2,7 @@
 
 A step of a stack is taken as ``A_ℓ = skip·A_{ℓ−1} + V_ℓσ(A_{ℓ−1})``, trained on the loss C (a mean over samples) plus
 ``(decay/2)‖V_ℓ‖_F²``. Where that is stationary, ``V_ℓ = M_ℓσ(A_{ℓ−1})ᵀ`` with the momenta ``M_ℓ = −(1/decay)∂C/∂A_ℓ``,
-A before the step and M after it (staggered; theory file, section 3). In the paper's terms ``V_ℓ = ρ_ℓW_ℓ`` and
+A before the step and M after it (staggered: docs/theory.md). In the paper's terms ``V_ℓ = ρ_ℓW_ℓ`` and
 ``decay = μ/ρ_ℓ``, so the paper's own momenta are these over ρ_ℓ.
 """
 

@@ -1,6 +1,6 @@
 """`probe(model, data)`: the mechanics of anybody's trained network, in one pass over the data.
 
-The quantities are those of arXiv:2405.17573 (theory file, sections 2 and 4); they need activations only. For a
+The quantities are those of arXiv:2405.17573 (docs/theory.md); they need activations only. For a
 `LeakyResNet` the trajectory is read itself, in float64, as `isthmus.mechanics.mechanics` does.
 """
 
@@ -89,7 +89,7 @@ def probe(
         shards: sample j counts in shard ``j mod shards``; standard errors are jackknifed over them. Each has its own
             accumulators (by ``qr`` about 100·width² bytes, 300·width² where two states are compared), hence None: 8 up
             to width 256, 4 up to 512, 2 up to 1024, and above 1, without standard errors.
-        gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (theory file, section 2).
+        gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (docs/theory.md).
         method: ``qr`` or ``gram``, see `LayerMoments`.
         max_width: wider layers are skipped, with the reason.
         distributed: each process reads its part of the data; all return the profile of the whole

@@ -141,7 +141,7 @@ class Profile(Mapping[str, list[Any]]):
         stack ``x + Wσ(x)``; for other blocks it counts how much of the state they overwrite.
 
         States may grow along a stack where theirs in the theory do not; with states of norm 1, which change of scale
-        takes the place of a leak (symmetries, theory file section 1), the leak is ``1 − skip·‖A_{ℓ−1}‖/‖A_ℓ‖``: the
+        takes the place of a leak (docs/theory.md, after (E3)), the leak is ``1 − skip·‖A_{ℓ−1}‖/‖A_ℓ‖``: the
         sum is `EffectiveDepth.normalised`.
         """
         out: dict[str, EffectiveDepth] = {}

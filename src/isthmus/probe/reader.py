@@ -196,7 +196,7 @@ class Reader:
         return any(x.data_ptr() == y.data_ptr() for where, y in given if where != place)
 
     def gradients(self, value: Tensor, weight: float) -> None:
-        """Take in the momenta of a batch, given its loss and what that is a mean over."""
+        """Take in the momenta of a batch, given its loss and what it is a mean over."""
         if not weight:  # a mean over nothing
             return
         waiting = [(key, one) for key, one in self.waiting.items() if key in self.records and self.records[key].pairs]
@@ -223,7 +223,7 @@ class Reader:
         call: int = 0,
         mean_over: float | None = None,
     ) -> None:
-        """Take in the gradients of a batch's loss, a mean over so many, at the states after a step."""
+        """Take in the gradients of a batch's loss, a mean over ``mean_over``, at the states after a step."""
         record = self.records[name, call]
         if record.decay is None:
             size, device = record.moments[0].width, record.moments[0].device

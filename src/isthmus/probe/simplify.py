@@ -109,7 +109,7 @@ def rank_blocks(
         data: batches with labels, which can be read more than once.
         loss: ``(output, target) -> scalar``, the mean over the batch.
         blocks: names or patterns, to rank these alone.
-        target: where a batch's labels are; by default what of a tuple the model does not take, or a dict's ``y``, ….
+        target: where a batch's labels are; by default what of a tuple the model does not take, or ``labels`` of a dict.
         forward: ``(model, batch) -> output``, to run the model in another way.
         order: of the prediction, 1 or 2.
         batch_size: into which a tensor is cut.

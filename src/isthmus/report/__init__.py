@@ -4,18 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isthmus.report.data import RunData, RunFolderError, load_run
     from isthmus.report.page import write_report
     from isthmus.report.profile_data import ProfileData, null_controls
     from isthmus.report.profile_page import write_profile_page
     from isthmus.report.profile_terminal import render_profile
     from isthmus.report.terminal import layer_table, plain_text, render, summary_table
+    from isthmus.runs.reader import RunData, RunFolderError, load_run
 
 _HOMES = {
     "ProfileData": "profile_data",
-    "RunData": "data",
-    "RunFolderError": "data",
-    "load_run": "data",
+    "RunData": "isthmus.runs.reader",
+    "RunFolderError": "isthmus.runs.reader",
+    "load_run": "isthmus.runs.reader",
     "write_profile_page": "profile_page",
     "write_report": "page",
     "layer_table": "terminal",
@@ -46,7 +46,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name from its module on first use (PEP 562), so that this package costs nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    home = _HOMES[name]
+    return getattr(import_module(home if "." in home else f"{__name__}.{home}"), name)
 
 
 def __dir__() -> list[str]:

@@ -4,15 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from isthmus._support import number as number
+
 MISSING = "–"
-
-
-def number(value: Any) -> float | None:
-    """A finite float, or None for anything else (None, NaN, infinities, text, booleans)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    result = float(value)
-    return result if math.isfinite(result) else None
 
 
 def finite(values: Iterable[Any]) -> list[float]:

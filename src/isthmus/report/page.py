@@ -5,17 +5,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from isthmus.report._files import write_bytes
+from isthmus._support import write_bytes
 from isthmus.report._numbers import MISSING, show
 from isthmus.report._optional import require
 from isthmus.report.columns import COLUMNS, rows
-from isthmus.report.data import RunData, load_run
 from isthmus.report.figures.build import KEYS, build_figures
 from isthmus.report.figures.spec import Figure
 from isthmus.report.printed import draw
 from isthmus.report.style import web
 from isthmus.report.web import specification
 from isthmus.report.words import cards, certificate, status_line, verdict
+from isthmus.runs.reader import RunData, load_run
 
 FORMATS = ("svg", "pdf")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isthmus.report._files import write_bytes
+from isthmus._support import write_bytes
 from isthmus.report._numbers import MISSING, number, show
 from isthmus.report._optional import require
 from isthmus.report.columns import Cell, Column

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from isthmus.report._numbers import MISSING, show
-from isthmus.report.data import RunData
 from isthmus.report.words import Certificate, Verdict, certificate, status_line, verdict
 from isthmus.report.words import cards as key_numbers
+from isthmus.runs.reader import RunData
 
 if TYPE_CHECKING:
     from rich.console import Console

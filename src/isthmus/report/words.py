@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isthmus.report._numbers import MISSING, finite, show, span
-from isthmus.report.data import RunData
 from isthmus.report.figures.training import CRITICAL, NEAR
+from isthmus.runs.reader import RunData
 
 Level = Literal["good", "near", "bad", "unknown"]
 

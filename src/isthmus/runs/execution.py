@@ -1,4 +1,4 @@
-"""`execute`: one run from its configuration to its folder, resumable at any moment."""
+"""`execute`: one run from its configuration to its folder, resumable at any moment: check, build, train, write."""
 
 import math
 import warnings
@@ -10,22 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from isthmus.runs import build as building
+from isthmus._support import command
+from isthmus.runs.build import Built, build
 from isthmus.runs.config import RunConfig
 from isthmus.runs.environment import changes, describe_environment, resumed
-from isthmus.runs.folder import CHECKPOINT, CONFIG, ENVIRONMENT, MODEL, FolderError, RunFolder
-from isthmus.runs.problems import ConfigError, Problem, show_value
+from isthmus.runs.folder import FolderError, RunFolder
 from isthmus.runs.products import write_products
-from isthmus.runs.state import StateError, load_state, save_state
+from isthmus.runs.resume import check, load
+from isthmus.runs.saved import Saved, read_saved
+from isthmus.runs.schema import CHECKPOINT, CONFIG, ENVIRONMENT
+from isthmus.runs.state import digest, save_state
+from isthmus.status import Status
 
 if TYPE_CHECKING:
     from isthmus.model import LeakyResNet
-    from isthmus.problem import Problem as Objective
-    from isthmus.runs.build import Built
     from isthmus.solve import Trainer
-
-FINISHED = ("done", "diverged")
-"""Statuses that training again would not change."""
 
 
 class RunError(RuntimeError):
@@ -85,13 +84,14 @@ def execute(
     """Train by a configuration, read the mechanics, and leave everything in a folder.
 
     A run that was killed continues with ``resume=True`` to the same bits as one that was not, on the same
-    machine with as many threads. A finished run trains nothing more: its products are written anew. A folder
-    in which nothing was saved yet is started from the beginning.
+    machine with as many threads. A finished run trains nothing more: its products are written anew. If the
+    configuration has further steps in ``train.extend``, the run goes on with them. A folder in which nothing was saved
+    yet is started from the beginning.
 
     Args:
         config: everything that decides the run.
         folder: absent or empty, or the run to resume or overwrite.
-        resume: continue the run in the folder; its configuration must be the same.
+        resume: continue the run in the folder; its configuration must be the same, ``train.extend`` may be longer.
         overwrite: delete the run in the folder first.
         on_start: told once, before training.
         on_record: told every row of the history.
@@ -107,15 +107,16 @@ def execute(
     """
     if resume and overwrite:
         raise FolderError("a run is either resumed or overwritten: give one of resume and overwrite")
-    place, config = RunFolder(folder), building.resolve(config)
-    _check(place, config, resume, overwrite)
+    place, config = RunFolder(folder), config.resolved()
+    check(place, config, resume, overwrite)
     with _threads(config.train.threads):
-        built = _build(config)
+        origin = _origin(place, config, resume)
+        built = _build(config, origin)
         with place.lock():
-            _check(place, config, resume, overwrite)  # again: another process may have been faster
-            result = _load(place, config, built) if resume else None
+            extended = check(place, config, resume, overwrite)  # again: another process may have been faster
+            result = load(place, config, built) if resume else None
             with _failing(place, "writing its configuration"):
-                _prepare(place, config, built, resume)
+                _prepare(place, config, built, origin, resume, extended)
             if on_start is not None:
                 trainer = built.trainer
                 on_start(Progress(trainer.step_count, trainer.total_steps, place.path))
@@ -127,118 +128,57 @@ def execute(
     return Outcome(**result, summary=summary, folder=place.path, model=built.model)
 
 
-def _build(config: RunConfig) -> "Built":
+def _origin(place: RunFolder, config: RunConfig, resume: bool) -> Saved | None:
+    """The network to start from, which a run that has saved a state of its own needs no more.
+
+    Raises:
+        FolderError: it lies in the folder that would be replaced.
+    """
+    given = config.model.init_from
+    if given is None or (resume and place.has_checkpoint):
+        return None
+    origin = read_saved(given)
+    if origin.file.parent.resolve() == place.path.resolve():
+        raise FolderError(f"{given} lies in {place.path}, which the new run would replace; give another --out")
+    return origin
+
+
+def _build(config: RunConfig, origin: Saved | None) -> Built:
     """Build, with the warnings of the configuration in its own words."""
     for doubt in config.warnings():
         warnings.warn(doubt, stacklevel=3)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"rho \* effective_depth")  # said above, with the keys
-        return building.build(config)
+        return build(config, origin)
 
 
-def _check(place: RunFolder, config: RunConfig, resume: bool, overwrite: bool) -> None:
-    """Check that the folder allows what is asked.
-
-    Raises:
-        FolderError: it does not.
-        ConfigError: the run there has another configuration.
-    """
-    if not resume:
-        place.check_startable(overwrite=overwrite)
-        return
-    if place.is_empty:
-        return
-    if not place.has_config:
-        if place.is_run:
-            raise FolderError(f"{place.path} has lost its {CONFIG}: put it back, or start anew with --overwrite")
-        raise FolderError(f"{place.path} is not a run folder: there is nothing to resume")
-    _must_equal(config, RunConfig.from_yaml(place / CONFIG), f"the run in {place.path}")
-
-
-def _must_equal(config: RunConfig, stored: RunConfig, owner: str) -> None:
-    """Check that a run is resumed with the configuration it was begun with, which ``owner`` has.
-
-    Raises:
-        ConfigError: it is another; every key that differs is named.
-    """
-    problems = [
-        Problem(key, f"{owner} has {show_value(theirs)}, got {show_value(mine)}")
-        for key, (mine, theirs) in config.differences(building.resolve(stored)).items()
-    ]
-    if problems:
-        problems.append(Problem("", "a run is resumed as it was begun; for other values start one in a new folder"))
-        raise ConfigError(problems, "the configuration to resume with")
-
-
-def _prepare(place: RunFolder, config: RunConfig, built: "Built", resume: bool) -> None:
+def _prepare(
+    place: RunFolder, config: RunConfig, built: Built, origin: Saved | None, resume: bool, extended: bool
+) -> None:
     """Write what describes the run before it trains: the configuration first, since it is what resuming needs."""
     now = describe_environment(device=built.device, dtype=config.train.dtype, seed=config.seed)
+    if origin is not None:
+        about = {"path": str(origin.file), "step": origin.step, "digest": digest("", origin.weights)}
+        now["started_from"] = about
     before = place.read_json(ENVIRONMENT) if resume and place.has_checkpoint else {}
     if not resume:
         place.clear()
     for change in changes(before, now):
         warnings.warn(f"{change}: the resumed run may end in other bits than an uninterrupted one", stacklevel=4)
-    if not place.has_config:
+    if extended or not place.has_config:
         place.write_text(CONFIG, config.to_yaml())
     place.write_json(ENVIRONMENT, resumed(before, now))
-
-
-def _load(place: RunFolder, config: RunConfig, built: "Built") -> dict[str, Any] | None:
-    """Put the trainer where the checkpoint says; returns the result of a finished run, None of any other.
-
-    Raises:
-        ConfigError: the state was trained with another configuration: somebody changed config.yaml since.
-        StateError: a damaged checkpoint, other data, or a state that does not fit.
-    """
-    if not place.has_checkpoint:
-        return None
-    path = place / CHECKPOINT
-    try:
-        state = load_state(path, "checkpoint")
-    except StateError as error:
-        raise StateError(
-            f"{error}; delete it, and --resume trains again from the first step to the same result"
-        ) from None
-    _must_equal(config, _stored_config(state, path), f"the checkpoint in {place.path}")
-    if state["fingerprint"] != building.fingerprint(built.task):
-        raise StateError(
-            f"the data of {built.task.name!r} are not those that {place.path} was trained on; put them back, "
-            "or start a run in a new folder"
-        )
-    try:
-        built.trainer.load_state_dict(state["trainer"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise _misfit(path, f"{type(error).__name__}: {error}") from error
-    result = state["result"]
-    return result if result is not None and result["status"] in FINISHED else None
-
-
-def _stored_config(state: Mapping[str, Any], path: Path) -> RunConfig:
-    """The configuration that a saved state was trained with.
-
-    Raises:
-        StateError: a checkpoint of an older isthmus has none.
-        ConfigError: one that this isthmus does not know.
-    """
-    if "config" not in state:
-        raise _misfit(path, "it does not say its configuration")
-    return RunConfig.from_mapping(state["config"], f"the configuration in {path}")
-
-
-def _misfit(path: Path, reason: str) -> StateError:
-    return StateError(f"{path} does not fit this isthmus ({reason}); use the version that wrote it")
 
 
 def _train(
     place: RunFolder,
     config: RunConfig,
-    built: "Built",
+    built: Built,
     on_record: Callable[[dict[str, Any]], None] | None,
     should_stop: Callable[[], bool] | None,
 ) -> dict[str, Any]:
     """Train to the end, saving as it goes; returns how it ended."""
-    mark, settings = building.fingerprint(built.task), config.model_dump(mode="json")
-    saved = -1
+    settings, saved = config.model_dump(mode="json"), -1
 
     def save(trainer: "Trainer", result: dict[str, Any] | None = None) -> None:
         nonlocal saved
@@ -246,7 +186,8 @@ def _train(
         # A state from which the next step diverges is not kept: resumed from the one before, the run ends as
         # it would have, and still knows a good state.
         if _sound(trainer):
-            state = {"config": settings, "result": result, "fingerprint": mark, "trainer": trainer.state_dict()}
+            state = {"config": settings, "result": result, "fingerprint": built.fingerprint}
+            state["trainer"] = trainer.state_dict()
             place.write_bytes(CHECKPOINT, save_state(state, "checkpoint"))
 
     def keep(trainer: "Trainer") -> None:
@@ -266,7 +207,7 @@ def _train(
         "layer": ended.layer,
         "step": ended.step,
     }
-    if result["status"] in FINISHED:
+    if result["status"] != Status.INTERRUPTED:
         save(built.trainer, result)
     return result
 
@@ -276,73 +217,16 @@ def _sound(trainer: "Trainer") -> bool:
     return math.isfinite(trainer.problem.evaluate(gradient=False).objective)
 
 
-def load_run_model(folder: str | Path, device: str = "cpu") -> "LeakyResNet":
-    """The network of a run as it was last saved, finished or not.
-
-    Read from the checkpoint, or from model.safetensors where the checkpoint was deleted.
-
-    Raises:
-        FolderError: not a run, or nothing was saved yet.
-        StateError: a damaged file, or one of an older isthmus.
-        ConfigError: a configuration that this isthmus does not know.
-    """
-    weights, config, _ = _saved(RunFolder(folder))
-    return _rebuild(weights, config, device)
-
-
-def load_run_problem(folder: str | Path) -> "Objective":
-    """The problem of a run with its network as last saved, in float64 on the CPU: to be checked or solved further.
-
-    Raises:
-        FolderError, StateError, ConfigError: as `load_run_model`.
-        StateError: the data are not those that the run was trained on.
-        ValueError, FileNotFoundError, ImportError: the data cannot be made again.
-    """
-    from isthmus.problem import Problem as Objective
-
-    place = RunFolder(folder)
-    weights, config, mark = _saved(place)
-    task = building.build_task(config)
-    if mark is not None and mark != building.fingerprint(task):
-        raise StateError(f"the data of {task.name!r} are not those that {place.path} was trained on; put them back")
-    model, loss = _rebuild(weights, config, "cpu").double(), task.loss
-    return Objective(model, task.x_train, task.y_train, loss=loss, mu=config.train.mu)
-
-
-def _saved(place: RunFolder) -> tuple[dict[str, Any], RunConfig, str | None]:
-    """Weights, configuration and fingerprint of the data as last saved; model.safetensors has no fingerprint."""
-    if place.has_checkpoint and place.has_config:
-        state = load_state(place / CHECKPOINT, "checkpoint")
-        return state["trainer"]["model"], _stored_config(state, place / CHECKPOINT), state["fingerprint"]
-    if (place / MODEL).is_file():
-        weights = load_state(place / MODEL, "model")
-        config = RunConfig.from_mapping(weights.pop("rebuild")["config"], f"the configuration in {place / MODEL}")
-        return weights, config, None
-    if place.is_run:
-        raise FolderError(
-            f"{place.path} has no saved weights yet; `isthmus train --resume --out {place.path}` trains it"
-        )
-    raise FolderError(f"{place.path} is not a run folder; give the folder that `isthmus train` wrote")
-
-
-def _rebuild(weights: Mapping[str, Any], config: RunConfig, device: str) -> "LeakyResNet":
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"rho \* effective_depth")
-        inputs, outputs = weights["in_map"].shape[1], weights["out_map"].shape[0]
-        model = building.build_model(config, inputs, outputs, device)
-    model.load_state_dict(weights)
-    return model
-
-
 @contextmanager
 def _failing(place: RunFolder, doing: str) -> Iterator[None]:
-    """From here on, an exception is no misuse any more; one of the machine, such as a full disk, can be mended."""
+    """From here on an exception is a failure, not misuse; a run that a full disk stopped can be resumed."""
     try:
         yield
     except OSError as error:
         text = f"the run failed while {doing}: {error}"
         if not isinstance(error, BrokenPipeError):
-            text += f"; free space or mend permissions, then `isthmus train --resume --out {place.path}`"
+            again = command("train", "--resume", "--out", place.path)
+            text += f"; free space or correct permissions, then `{again}`"
         raise RunError(text) from error
     except Exception as error:
         raise RunError(f"the run failed while {doing}: {type(error).__name__}: {error}") from error
@@ -350,7 +234,7 @@ def _failing(place: RunFolder, doing: str) -> Iterator[None]:
 
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
-    """Let torch use so many CPU threads for a while."""
+    """Let torch use this number of CPU threads for a while; None leaves its own."""
     before = torch.get_num_threads()
     if number is not None:
         torch.set_num_threads(number)

@@ -1,10 +1,9 @@
 """The folder of a run: what lies where, atomic writes, and a lock for one process at a time."""
 
-import fcntl
+import errno
 import json
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,20 +11,21 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-CONFIG = "config.yaml"
-CHECKPOINT = "checkpoint.safetensors"
-MODEL = "model.safetensors"
-SUMMARY = "summary.json"
-ENVIRONMENT = "environment.json"
-PRODUCTS = (
-    *(MODEL, "history.parquet", "history.csv", "layers.parquet", "layers.csv"),
-    *("spectra.parquet", "projection.parquet", SUMMARY),
+from isthmus._support import TEMPORARY, write_bytes
+from isthmus.runs.schema import (
+    CHECKPOINT,
+    CONFIG,
+    ENVIRONMENT,
+    FIGURES,
+    LOCK,
+    PRODUCTS,
+    REPORT,
+    SUMMARY,
+    Table,
 )
-"""What is made when training stops; the summary last, so that its presence says that the others are there."""
-REPORT = ("report.html",)
-FIGURES = "figures"
-LOCK = ".lock"
-TEMPORARY = ".tmp"
+
+# What file systems without locks, some of the network among them, answer.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class FolderError(ValueError):
@@ -92,7 +92,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete what an earlier run wrote, the configuration last; other files stay."""
-        for name in (SUMMARY, CHECKPOINT, *PRODUCTS, *REPORT, ENVIRONMENT):
+        for name in (SUMMARY, CHECKPOINT, *PRODUCTS, REPORT, ENVIRONMENT):
             (self / name).unlink(missing_ok=True)
         figures = self / FIGURES
         if figures.is_dir():
@@ -111,48 +111,34 @@ class RunFolder:
         Raises:
             FolderError: another process holds it, or it cannot be made.
         """
+        from filelock import FileLock, Timeout
+
         self._make()
+        file = self / LOCK
+        lock = FileLock(file, blocking=False, fallback_to_soft=False)
         try:
-            handle = os.open(self / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            lock.acquire()
+        except Timeout:
+            raise FolderError(
+                f"another process ({_owner(file)}) is training in {self.path}; wait for it, or choose another "
+                "folder with --out"
+            ) from None
         except OSError as error:
-            raise FolderError(f"{self.path} cannot be written to: {error.strerror}") from None
+            if error.errno not in _NO_LOCKS:
+                raise FolderError(f"{self.path} cannot be written to: {error.strerror}") from None
+            text = f"{self.path} cannot be locked ({error.strerror}): start no second run in it"
+            warnings.warn(text, stacklevel=3)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "pid unknown"
-                raise FolderError(
-                    f"another process ({owner}) is training in {self.path}; wait for it, or choose another "
-                    "folder with --out"
-                ) from None
-            except OSError as error:  # some network file systems have no locks
-                warnings.warn(
-                    f"{self.path} cannot be locked ({error.strerror}): start no second run in it",
-                    stacklevel=3,
-                )
             with suppress(OSError):  # only to name the owner: a full disk shows where it matters
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, f"pid {os.getpid()}\n".encode(), 0)
+                file.write_text(f"pid {os.getpid()}\n", encoding="ascii")
             self._clean()
             yield
         finally:
-            os.close(handle)
+            lock.release()
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write a file whole or not at all: a temporary one beside it, synced, then renamed over it."""
-        target = self / name
-        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=TEMPORARY, dir=self.path)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
+        """Write a file whole or not at all, and for good."""
+        write_bytes(self / name, data)
         self._sync()
 
     def write_text(self, name: str, text: str) -> None:
@@ -171,23 +157,23 @@ class RunFolder:
             return {}
         return values if isinstance(values, dict) else {}
 
-    def write_table(self, stem: str, frame: Any, *, csv: bool = True) -> None:
-        """Write a polars frame as ``<stem>.parquet`` and, where asked, ``<stem>.csv``."""
+    def write_table(self, table: Table, values: Mapping[str, Any]) -> None:
+        """Write a table of the schema from its columns, name to values."""
+        frame = table.frame(values)
         # By way of memory: what polars raises where it cannot write to a file is no OSError.
-        for kind in ("parquet", "csv") if csv else ("parquet",):
+        for file in table.files:
             buffer = BytesIO()
-            getattr(frame, f"write_{kind}")(buffer)
-            self.write_bytes(f"{stem}.{kind}", buffer.getvalue())
+            getattr(frame, f"write_{Path(file).suffix[1:]}")(buffer)
+            self.write_bytes(file, buffer.getvalue())
 
     def _sync(self) -> None:
-        """Make renames in the folder last through a power cut."""
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        except OSError:  # not every file system can
-            pass
-        finally:
-            os.close(handle)
+        """Make renames in the folder last through a power cut, where that can be."""
+        with suppress(OSError):  # not every file system can, and Windows opens no folders
+            handle = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
     def _make(self) -> None:
         self._must_be_folder()
@@ -221,6 +207,12 @@ def free_folder(name: str, root: str | Path = "runs") -> Path:
     raise AssertionError("unreachable: the numbers do not end")
 
 
+def folder_beside(path: Path, suffix: str = "") -> Path:
+    """A free folder beside a run's folder or a file, called like it with something added."""
+    stem = path.resolve().name if path.is_dir() else path.stem
+    return free_folder(f"{stem}{suffix}", path.parent)
+
+
 def latest_folder(name: str, root: str | Path = "runs") -> Path:
     """The last of ``runs/<name>``, ``runs/<name>-2``, … before a free one; the first where there is none."""
     last = Path(root) / name
@@ -239,14 +231,16 @@ def _numbered(name: str, root: str | Path) -> Iterator[Path]:
         number += 1
 
 
+def _owner(file: Path) -> str:
+    """Who holds a lock, as it wrote into the file."""
+    try:
+        return file.read_text(encoding="ascii", errors="replace").strip() or "pid unknown"
+    except OSError:  # Windows shows nobody a file that is locked
+        return "pid unknown"
+
+
 def _is_temporary(entry: Path) -> bool:
     return entry.name.startswith(".") and entry.suffix == TEMPORARY
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _plain(value: Any) -> Any:

@@ -1,17 +1,18 @@
-"""What is wrong with a configuration, in words: dotted key, what was expected, what came, how to mend it."""
+"""What is wrong with a configuration, in words: dotted key, what was expected, what came, how to correct it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from isthmus._support import nearest
+
 
 @dataclass(frozen=True)
-class Problem:
+class ConfigProblem:
     """One thing wrong.
 
     Args:
@@ -27,13 +28,19 @@ class Problem:
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; ``problems`` lists everything that is wrong with it."""
+    """A configuration that cannot be used.
 
-    def __init__(self, problems: Iterable[Problem], source: str = "the configuration") -> None:
+    Args:
+        problems: everything that is wrong with it.
+        source: what the configuration is or where it came from, as the message begins.
+        advice: what to do, where it does not follow from the problems.
+    """
+
+    def __init__(self, problems: Iterable[ConfigProblem], source: str = "the configuration", advice: str = "") -> None:
         self.problems = tuple(problems)
-        self.source = source
+        self.source, self.advice = source, advice
         count = "a problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        lines = "".join(f"\n  {line}" for line in (*self.problems, advice) if line)
         super().__init__(f"{source} has {count}:{lines}")
 
 
@@ -107,19 +114,13 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-def nearest(word: str, options: Iterable[str]) -> str | None:
-    """The option most like a word, or None where nothing is."""
-    close = get_close_matches(word, list(options), n=1, cutoff=0.6)
-    return close[0] if close else None
-
-
 def show_value(value: object) -> str:
     """A value as it came, short enough for a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def unknown_key(key: str, model: type[BaseModel]) -> Problem:
+def unknown_key(key: str, model: type[BaseModel]) -> ConfigProblem:
     """Name an unknown key and what was probably meant: the nearest name here, or one in another section."""
     section, _, leaf = key.rpartition(".")
     known = list(keys_of(model))
@@ -131,5 +132,5 @@ def unknown_key(key: str, model: type[BaseModel]) -> Problem:
     best = f"{section}.{close}" if section and close else close
     best = best or elsewhere.get(leaf) or elsewhere.get(nearest(leaf, elsewhere) or "")
     if best is not None:
-        return Problem(key, f"unknown key; the nearest valid name is {best}")
-    return Problem(key, f"unknown key; valid names here: {', '.join(here)}")
+        return ConfigProblem(key, f"unknown key; the nearest valid name is {best}")
+    return ConfigProblem(key, f"unknown key; valid names here: {', '.join(here)}")

@@ -1,29 +1,24 @@
 """What is made when training stops: tables of the mechanics, spectra, a projection, a summary."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from isthmus.runs.config import RunConfig
-from isthmus.runs.folder import MODEL, SUMMARY, RunFolder
+from isthmus.runs.folder import RunFolder
+from isthmus.runs.schema import MODEL, SUMMARY, TABLES
 from isthmus.runs.state import save_state
 
 if TYPE_CHECKING:
     from isthmus.bottleneck import Bottleneck
     from isthmus.geodesic import Geodesic
-    from isthmus.model import LeakyResNet
     from isthmus.problem import Problem
     from isthmus.runs.build import Built
 
 MOST_SAMPLES = 200
 """Samples in the projection: more only blacken the picture."""
-
-HISTORY_COLUMNS = (
-    *("step", "stage", "objective", "data_cost", "penalty", "residual_max", "residual_median"),
-    *("test_cost", "test_accuracy", "rate", "seconds"),
-)
 
 
 def write_products(folder: RunFolder, config: RunConfig, built: "Built", result: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,21 +30,25 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
         built: what trained.
         result: ``status``, ``message``, ``advice``, ``layer`` and ``step`` of the training.
     """
-    import polars as pl
-
     from isthmus.bottleneck import bottleneck
     from isthmus.mechanics import mechanics
+    from isthmus.status import Status
 
     trainer, problem = built.trainer, built.trainer.problem
-    folder.write_table("history", history_frame(trainer.history))
-    folder.write_bytes(MODEL, model_bytes(built.model, config, trainer.step_count))
-    geodesic = problem.geodesic(status=str(result["status"]))
+    history = {name: [row.get(name) for row in trainer.history] for name in TABLES["history"].columns}
+    folder.write_table(TABLES["history"], history)
+    folder.write_bytes(MODEL, model_bytes(built, config))
+    geodesic = problem.geodesic(Status(result["status"]))
     threshold = config.analysis.rank_threshold
     table = mechanics(geodesic, gamma0=config.analysis.gamma0, rank_threshold=threshold)
     reading = bottleneck(geodesic, table, threshold=threshold)
-    folder.write_table("layers", table.to_dataframe())
-    folder.write_table("spectra", table.spectra_dataframe(), csv=False)
-    folder.write_table("projection", pl.DataFrame(projection(geodesic)), csv=False)
+    tables: dict[str, Mapping[str, Any]] = {
+        "layers": table.columns,
+        "spectra": table.spectra_dataframe().to_dict(),
+        "projection": projection(geodesic),
+    }
+    for name, values in tables.items():
+        folder.write_table(TABLES[name], values)
     summary = {
         **result,
         **_scores(problem, geodesic),
@@ -64,32 +63,17 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
     return summary
 
 
-def model_bytes(model: "LeakyResNet", config: RunConfig, step: int) -> bytes:
-    """Weights, step-sizes and end maps under their own names; in the metadata what rebuilds the network."""
-    rebuild = {"config": config.model_dump(mode="json"), "step": step}
-    return save_state({**model.state_dict(), "rebuild": rebuild}, "model")
-
-
-def history_frame(history: Sequence[Mapping[str, Any]]) -> Any:
-    """The training history as a polars frame with all its columns, even where there are no rows yet."""
-    import polars as pl
-
-    extra = sorted({name for row in history for name in row} - set(HISTORY_COLUMNS))
-    kinds: dict[str, Any] = {name: pl.Float64 for name in (*HISTORY_COLUMNS, *extra)}
-    kinds |= {"step": pl.Int64, "stage": pl.String}
-    columns = {name: [_cell(row.get(name), kind is pl.Float64) for row in history] for name, kind in kinds.items()}
-    return pl.DataFrame(columns, schema=kinds)
-
-
-def _cell(value: Any, number: bool) -> Any:
-    return float(value) if number and value is not None else value
+def model_bytes(built: "Built", config: RunConfig) -> bytes:
+    """Weights, step-sizes and end maps under their own names; in the metadata what rebuilds network and problem."""
+    step = built.trainer.step_count
+    rebuild = {"config": config.model_dump(mode="json"), "step": step, "fingerprint": built.fingerprint}
+    return save_state({**built.model.state_dict(), "rebuild": rebuild}, "model")
 
 
 def projection(geodesic: "Geodesic") -> dict[str, list[Any]]:
     """The path of up to 200 samples on the two principal axes of all their states, long.
 
-    Columns layer, p, sample, pc1, pc2, colour (the class, or the first output coordinate). Each axis points
-    so that its largest entry is positive: the picture does not flip from one machine to another.
+    Each axis points so that its largest entry is positive: the picture does not flip from one machine to another.
     """
     layers, samples, width = geodesic.A.shape
     chosen = torch.linspace(0, samples - 1, min(samples, MOST_SAMPLES)).round().long().to(geodesic.A.device)
@@ -105,7 +89,7 @@ def projection(geodesic: "Geodesic") -> dict[str, list[Any]]:
         for layer, p in enumerate(geodesic.positions.tolist())
         for sample, point, colour in zip(chosen.tolist(), points[layer], colours, strict=True)
     ]
-    names = ("layer", "p", "sample", "pc1", "pc2", "colour")
+    names = TABLES["projection"].columns
     return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
 
 

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
 FORMAT = "isthmus-state"
-VERSION = 1
+VERSION = 2
+"""Of what is written. 1: what optimisers saved, and the digest, were others."""
+READABLE = (1, 2)
+"""Versions whose weights can be read; a training is resumed from `VERSION` alone."""
 # safetensors refuses to read headers over 100 MB; longer trees (a history of a million rows) become a tensor.
 _LONGEST_HEADER = 16 * 2**20
 _TREE_TENSOR = "//tree"
@@ -29,6 +32,10 @@ State = Any
 
 class StateError(ValueError):
     """A file that is not a sound state file of this package."""
+
+
+class VersionError(StateError):
+    """A file of another version of the format."""
 
 
 def save_state(state: State, kind: str) -> bytes:
@@ -50,7 +57,7 @@ def save_state(state: State, kind: str) -> bytes:
     else:
         about["tree"] = tree
     # One key only: safetensors writes several in random order, and equal states should give equal bytes.
-    return save(tensors, {FORMAT: _dump({**about, "digest": _digest(text, tensors)})})
+    return save(tensors, {FORMAT: _dump({**about, "digest": digest(text, tensors)})})
 
 
 def _dump(tree: Any) -> str:
@@ -58,12 +65,18 @@ def _dump(tree: Any) -> str:
     return json.dumps(tree, allow_nan=False, separators=(",", ":"))
 
 
-def load_state(path: str | Path, kind: str) -> State:
+def load_state(path: str | Path, kind: str, versions: tuple[int, ...] = (VERSION,)) -> State:
     """The nested state in a file that `save_state` made, tensors on the CPU.
+
+    Args:
+        path: the file.
+        kind: see `save_state`.
+        versions: of the format that are taken.
 
     Raises:
         FileNotFoundError: no such file.
-        StateError: not safetensors, not by this package, another kind or version, cut short, damaged.
+        VersionError: another version of the format.
+        StateError: not safetensors, not by this package, another kind, cut short, damaged.
     """
     path = Path(path)
     data = path.read_bytes()
@@ -77,31 +90,44 @@ def load_state(path: str | Path, kind: str) -> State:
             text = f"{path} looks like a pickle (torch.save); only safetensors files are read here"
             raise StateError(text) from None
         raise StateError(f"{path} is damaged or cut short, or no safetensors file ({error})") from None
-    if about is None:
+    if not isinstance(about, dict):
         raise StateError(f"{path} is a safetensors file, but isthmus did not write it")
-    if about["version"] != VERSION:
-        raise StateError(
-            f"{path} has version {about['version']} of the format, this isthmus reads version {VERSION}; use "
-            "the isthmus that wrote it"
+    version = about.get("version")
+    if version not in versions:
+        raise VersionError(
+            f"{path} has version {version} of the format, this isthmus reads version "
+            f"{' and '.join(map(str, versions))}; use the isthmus that wrote it"
         )
-    if about["kind"] != kind:
-        raise StateError(f"{path} holds a {about['kind']}, expected a {kind}")
+    if about.get("kind") != kind:
+        raise StateError(f"{path} holds a {about.get('kind')}, expected a {kind}")
     if "tree" in about:
         text = _dump(about["tree"])
     else:
         text = bytes(tensors.get(_TREE_TENSOR, torch.empty(0, dtype=torch.uint8)).tolist()).decode("utf-8", "replace")
-    if about.get("digest") != _digest(text, tensors):
+    if about.get("digest") != digest(text, tensors, version):
         raise StateError(f"{path} is damaged: its contents do not match its digest")
     return _decode(json.loads(text), tensors)
 
 
-def _digest(tree: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the tree and every tensor's name and bytes."""
-    digest = hashlib.sha256(tree.encode())
+def version_of(path: Path) -> int | None:
+    """The version of the format of a state file; None where it does not say."""
+    try:
+        with safe_open(path, "pt") as file:
+            about: Any = json.loads((file.metadata() or {}).get(FORMAT, "null"))
+    except (SafetensorError, ValueError):
+        return None
+    return about.get("version") if isinstance(about, dict) else None
+
+
+def digest(tree: str, tensors: Mapping[str, Tensor], version: int = VERSION) -> str:
+    """SHA-256 over the tree and every tensor's name, type, shape (not in version 1) and bytes."""
+    found = hashlib.sha256(tree.encode())
     for name in sorted(tensors):
-        digest.update(f"\0{name}\0".encode())
-        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        tensor = tensors[name]
+        about = "" if version == 1 else f"{tensor.dtype}{tuple(tensor.shape)}\0"
+        found.update(f"\0{name}\0{about}".encode())
+        found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from isthmus.runs.problems import ConfigError, Problem, show_value
+from isthmus.runs.problems import ConfigError, ConfigProblem, show_value
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -72,4 +72,4 @@ _Dumper.add_representer(list, _represent_list)
 
 
 def _error(path: Path, text: str) -> ConfigError:
-    return ConfigError([Problem("", text)], str(path))
+    return ConfigError([ConfigProblem("", text)], str(path))

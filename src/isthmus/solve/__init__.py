@@ -1,18 +1,17 @@
 """Recipes, the trainer and `solve`: from a problem to a path that is nearly critical."""
 
+from isthmus._rooms import callable_room
 from isthmus.solve.recipes import RECIPES, Stage, recipe
 from isthmus.solve.refine import carry_path, coarse_start, refine_depth
-from isthmus.solve.solver import Solution, SolveStatus, solve
-from isthmus.solve.trainer import Record, Trainer, TrainResult, TrainStatus
+from isthmus.solve.solver import Solution, solve
+from isthmus.solve.trainer import Record, Trainer, TrainResult
 
 __all__ = [
     "RECIPES",
     "Record",
     "Solution",
-    "SolveStatus",
     "Stage",
     "TrainResult",
-    "TrainStatus",
     "Trainer",
     "carry_path",
     "coarse_start",
@@ -20,3 +19,5 @@ __all__ = [
     "refine_depth",
     "solve",
 ]
+
+callable_room(__name__)

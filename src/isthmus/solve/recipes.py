@@ -3,16 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
 
 from isthmus.activations import ReLU, SmoothReLU
-
-if TYPE_CHECKING:
-    from isthmus.problem import Problem
-
-OptimiserName = Literal["adam", "sgd", "muon", "lbfgs", "settle", "newton"]
-# These need one objective throughout: the full batch, and step-sizes that stay.
-FULL_BATCH = ("lbfgs", "settle", "newton")
+from isthmus.optimise import LBFGS, SGD, Adam, Muon, Newton, Optimiser, Settle
+from isthmus.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -20,26 +14,23 @@ class Stage:
     """One optimiser for a number of steps.
 
     Args:
-        optimiser: ``adam``, ``sgd``, ``muon``, ``lbfgs``, ``settle`` or ``newton``.
+        optimiser: its settings, such as ``LBFGS(pairs=10)``, from `isthmus.optimise`.
         steps: number of iterations.
-        rate: peak rate. Of Muon in units of ``max(L̃, 1)``: the operator norm of a step of W. Unused by
-            L-BFGS and Newton; a factor on the measured rate in ``settle``.
+        rate: peak rate, in the optimiser's unit (`isthmus.optimise.Optimiser.unit`); unused where a line search or a
+            trust region finds the step.
         cosine: let the rate fall to 0 along a half cosine; else constant.
-        fraction: train on so much of the rows, at even distances: an easier problem to begin with.
+        fraction: train on this fraction of the rows, at even distances: an easier problem to begin with.
         sharpness: train with a smooth ReLU of this sharpness in place of a ReLU (or of another smooth one).
-        mu_factor: train with so many times the weight decay.
-        leak_factor: train with so many times L̃.
-        memory: curvature pairs of L-BFGS. 60 for the long run, 10 where it is short: docs/notes/solver.md.
-        damping: of L-BFGS's metric. 0.03 for the long run, 0.06 where it is short: docs/notes/solver.md.
-        sweeps: random backward sweeps for one measurement of L-BFGS's metric.
-        refresh_every: iterations of L-BFGS between two measurements of its metric.
+        mu_factor: multiply the weight decay by this factor while the stage runs.
+        leak_factor: multiply L̃ by this factor while the stage runs.
         gain: the stage ends early where a hundred steps lower its objective by less than this fraction of it; 0: never.
 
     Raises:
-        ValueError: steps below 1, a rate or another number that is not positive, an unknown optimiser.
+        TypeError: an optimiser that is no settings; steps that are no whole number.
+        ValueError: steps below 1, a rate or another number that is not positive.
     """
 
-    optimiser: OptimiserName
+    optimiser: Optimiser
     steps: int
     rate: float = 1.0
     cosine: bool = True
@@ -47,15 +38,11 @@ class Stage:
     sharpness: float | None = None
     mu_factor: float = 1.0
     leak_factor: float = 1.0
-    memory: int = 60
-    damping: float = 0.03
-    sweeps: int = 2
-    refresh_every: int = 20
     gain: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.optimiser not in get_args(OptimiserName):
-            raise ValueError(f"optimiser must be one of {', '.join(get_args(OptimiserName))}, got {self.optimiser!r}")
+        if not isinstance(self.optimiser, Optimiser):
+            raise TypeError(f"optimiser must be settings such as Adam() or LBFGS(pairs=10), got {self.optimiser!r}")
         if not isinstance(self.steps, int):
             raise TypeError(f"steps must be a whole number (int), got {self.steps!r}")
         if self.steps < 1:
@@ -64,14 +51,9 @@ class Stage:
             raise ValueError(f"a rate must be positive and finite, got {self.rate}")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction (of the rows) must lie in (0, 1], got {self.fraction}")
-        if self.memory < 1:
-            raise ValueError(f"memory of L-BFGS must be at least 1 pair, got {self.memory}")
-        for name in ("sweeps", "refresh_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} of L-BFGS's metric must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.gain < 1:
             raise ValueError(f"gain (a fraction of the objective) must lie in [0, 1), got {self.gain}")
-        for name in ("sharpness", "mu_factor", "leak_factor", "damping"):
+        for name in ("sharpness", "mu_factor", "leak_factor"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
@@ -81,7 +63,7 @@ class Stage:
         """Whether it solves another problem than the one it is given."""
         return self.fraction < 1 or self.sharpness is not None or not self.mu_factor == self.leak_factor == 1
 
-    def of(self, problem: "Problem") -> "Problem":
+    def of(self, problem: Problem) -> Problem:
         """The problem that this stage solves: the given one itself, where no condition differs."""
         rows = max(1, round(self.fraction * problem.x.shape[0]))
         activation = problem.activation
@@ -109,7 +91,7 @@ def paper(steps: int = 6000, rate: float = 1e-2) -> tuple[Stage, ...]:
     Other numbers of steps are shared out in the same proportion.
     """
     first = max(1, round(steps * 5 / 6))
-    return (Stage("adam", first, rate), Stage("sgd", max(1, steps - first), rate / 10, cosine=False))
+    return (Stage(Adam(), first, rate), Stage(SGD(), max(1, steps - first), rate / 10, cosine=False))
 
 
 def default(steps: int = 2000, rate: float = 0.02) -> tuple[Stage, ...]:
@@ -119,9 +101,9 @@ def default(steps: int = 2000, rate: float = 0.02) -> tuple[Stage, ...]:
     """
     first, last = max(1, round(steps * 0.15)), max(1, round(steps * 0.25))
     return (
-        Stage("muon", first, rate),
-        Stage("lbfgs", max(1, steps - first - last)),
-        Stage("settle", last, cosine=False),
+        Stage(Muon(), first, rate),
+        Stage(LBFGS(), max(1, steps - first - last)),
+        Stage(Settle(), last, cosine=False),
     )
 
 
@@ -133,7 +115,7 @@ def fast(steps: int = 400, rate: float = 1.0) -> tuple[Stage, ...]:
     """
     first = max(1, round(steps * 0.2))
     # the metric measured more often, by one sweep: a fifth fewer iterations to there, and no worse at the end
-    all_rows = Stage("lbfgs", max(1, steps - first), rate, memory=10, damping=0.06, sweeps=1, refresh_every=10)
+    all_rows = Stage(LBFGS(pairs=10, damping=0.06, sweeps=1, refresh_every=10), max(1, steps - first), rate)
     return (replace(all_rows, steps=first, fraction=0.2), all_rows)
 
 
@@ -146,9 +128,9 @@ def geodesic(steps: int = 4000, rate: float = 1.0) -> tuple[Stage, ...]:
     """
     first, last = max(1, round(steps * 0.05)), max(1, round(steps * 0.125))
     return (
-        Stage("lbfgs", first, rate, fraction=0.2),
-        Stage("lbfgs", max(1, steps - first - last), rate, gain=1e-4),
-        Stage("newton", last, rate),
+        Stage(LBFGS(), first, rate, fraction=0.2),
+        Stage(LBFGS(), max(1, steps - first - last), rate, gain=1e-4),
+        Stage(Newton(), last, rate),
     )
 
 
@@ -165,8 +147,8 @@ def kinks(steps: int = 6000, rate: float = 1.0) -> tuple[Stage, ...]:
         stage
         for sharpness in (5.0, 30.0, 300.0, 3e3, 3e4)
         for stage in (
-            Stage("lbfgs", max(1, round(each) - newton), rate, sharpness=sharpness, gain=1e-4),
-            Stage("newton", newton, rate, sharpness=sharpness),
+            Stage(LBFGS(), max(1, round(each) - newton), rate, sharpness=sharpness, gain=1e-4),
+            Stage(Newton(), newton, rate, sharpness=sharpness),
         )
     )
 
@@ -189,7 +171,7 @@ def recipe(
         name: ``default``, ``paper``, ``fast``, ``geodesic`` or ``kinks``.
         steps: total number of steps.
         rate: peak rate of the first stage.
-        full_batch: False for minibatches: stages that need the whole objective (`FULL_BATCH`) are left out, and the
+        full_batch: False for minibatches: stages whose optimiser needs the full batch are left out, and the
             first stage gets all the steps.
 
     Raises:
@@ -203,8 +185,8 @@ def recipe(
     if steps is None:
         steps = sum(stage.steps for stage in own())
     stages = own(steps) if rate is None else own(steps, rate)
-    if full_batch or all(stage.optimiser not in FULL_BATCH for stage in stages):
+    if full_batch or not any(stage.optimiser.full_batch for stage in stages):
         return stages
-    if stages[0].optimiser in FULL_BATCH:
+    if stages[0].optimiser.full_batch:
         raise ValueError(f"recipe {name!r} needs the full batch: leave batch_size out, or take 'default' or 'paper'")
     return (replace(stages[0], steps=sum(stage.steps for stage in stages)),)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from isthmus.model import LeakyResNet
+from isthmus.optimise import LBFGS
 from isthmus.problem import Problem
 from isthmus.solve.recipes import Stage
 from isthmus.solve.trainer import Trainer
@@ -107,8 +108,8 @@ def refine_depth(problem: Problem, depth: int, ridge: float = 1e-3) -> Problem:
 
 
 COARSE = (
-    Stage("lbfgs", 70, fraction=0.3, memory=10),
-    Stage("lbfgs", 40, memory=10),
+    Stage(LBFGS(pairs=10), 70, fraction=0.3),
+    Stage(LBFGS(pairs=10), 40),
 )
 
 

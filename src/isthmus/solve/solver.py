@@ -3,43 +3,20 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from enum import StrEnum
 from typing import Any
 
-from isthmus.certificate.certificate import KINKS_CONVERGED, RESIDUAL_CONVERGED, Certificate, certify
+from isthmus.certificate import Certificate, certify
 from isthmus.geodesic import Geodesic
 from isthmus.problem import Problem
 from isthmus.solve.recipes import Stage, recipe
-from isthmus.solve.trainer import Record, Trainer, TrainStatus
+from isthmus.solve.trainer import Record, Trainer
+from isthmus.status import ADVICE, Status
+from isthmus.thresholds import CRITICAL, CRITICAL_AT_KINKS
 
 
-class SolveStatus(StrEnum):
-    """How a solve ended."""
-
-    CONVERGED = "converged"
-    STALLED_AT_KINKS = "stalled at kinks"
-    BUDGET_SPENT = "budget spent"
-    COLLAPSED = "collapsed to zero"
-    DIVERGED = "diverged"
-    INTERRUPTED = "interrupted"
-
-
-ADVICE = {
-    SolveStatus.CONVERGED: "",
-    SolveStatus.STALLED_AT_KINKS: "critical up to the choice of derivatives at ReLU's kinks, where the gradient of a "
-    "minimum need not vanish: SmoothReLU has none",
-    SolveStatus.BUDGET_SPENT: "give it more steps, float64, or a smooth activation (SmoothReLU), and read energies "
-    "and H with the residual beside them",
-    SolveStatus.COLLAPSED: "the zero network is a local minimum: take the default initialisation, a smaller L̃ or "
-    "weight decay, or raise them in stages (Stage(leak_factor=…, mu_factor=…))",
-    SolveStatus.DIVERGED: "try float64 or the default initialisation; the last good state is kept",
-    SolveStatus.INTERRUPTED: "call solve again: it goes on from the parameters as they are",
-}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solution(Geodesic):
-    """A geodesic with its certificate. ``status`` is a `SolveStatus`.
+    """A geodesic with its certificate.
 
     Args:
         certificate: how critical it is, checked in float64.
@@ -53,17 +30,22 @@ class Solution(Geodesic):
     statistics: dict[str, Any] = field(default_factory=dict)
     history: list[Record] = field(default_factory=list, repr=False)
 
+    def __repr__(self) -> str:
+        """As of a geodesic, with the residual."""
+        residual = float("nan") if self.certificate is None else self.certificate.residual_max
+        return f"{super().__repr__()[:-1]}, residual={residual:.2g})"
 
-def _status(certificate: Certificate, ended: TrainStatus, tolerance: float) -> SolveStatus:
-    if ended is TrainStatus.DIVERGED:
-        return SolveStatus.DIVERGED
+
+def _status(certificate: Certificate, ended: Status, tolerance: float) -> Status:
+    if ended is Status.DIVERGED:
+        return Status.DIVERGED
     if certificate.collapsed:
-        return SolveStatus.COLLAPSED
+        return Status.COLLAPSED
     if certificate.residual_max <= tolerance:
-        return SolveStatus.CONVERGED
-    if certificate.kink_residual is not None and certificate.kink_residual <= max(tolerance, KINKS_CONVERGED):
-        return SolveStatus.STALLED_AT_KINKS
-    return SolveStatus.INTERRUPTED if ended is TrainStatus.INTERRUPTED else SolveStatus.BUDGET_SPENT
+        return Status.CONVERGED
+    if certificate.kink_residual is not None and certificate.kink_residual <= max(tolerance, CRITICAL_AT_KINKS):
+        return Status.STALLED_AT_KINKS
+    return Status.INTERRUPTED if ended is Status.INTERRUPTED else Status.BUDGET_SPENT
 
 
 def solve(
@@ -71,7 +53,7 @@ def solve(
     stages: str | Sequence[Stage] = "geodesic",
     *,
     steps: int | None = None,
-    tolerance: float = RESIDUAL_CONVERGED,
+    tolerance: float = CRITICAL,
     seconds: float | None = None,
     on_record: Callable[[Record], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -123,17 +105,17 @@ def solve(
     elapsed = time.perf_counter() - started
     geodesic = problem.geodesic()
     certificate = certify(geodesic, kink_width)
-    how = TrainStatus.DONE if spent and ended.status is TrainStatus.INTERRUPTED else ended.status
+    how = Status.DONE if spent and ended.status is Status.INTERRUPTED else ended.status
     status = _status(certificate, how, tolerance)
     values = {f.name: getattr(geodesic, f.name) for f in fields(geodesic)} | {"status": status}
     return Solution(
         **values,
         certificate=certificate,
-        advice=ended.advice if status is SolveStatus.DIVERGED else ADVICE[status],
+        advice=ended.advice if status is Status.DIVERGED else ADVICE[status],
         statistics={
             "steps": trainer.step_count,
             "seconds": elapsed,
-            "stages": [f"{stage.optimiser} {stage.steps}" for stage in chosen],
+            "stages": [f"{stage.optimiser.name} {stage.steps}" for stage in chosen],
             "hessian_products": trainer.hessian_products,
         },
         history=trainer.history,

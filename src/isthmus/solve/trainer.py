@@ -4,32 +4,18 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from isthmus.curvature.kronecker import KroneckerPreconditioner
 from isthmus.mesh import MeshScheduler
-from isthmus.optimise.first_order import adam, sgd
-from isthmus.optimise.lbfgs import LBFGS
-from isthmus.optimise.muon import Muon
-from isthmus.optimise.newton import Newton
-from isthmus.optimise.optimiser import Optimiser
-from isthmus.optimise.settle import Settle
 from isthmus.problem import Evaluation, Problem
-from isthmus.solve.recipes import FULL_BATCH, Stage
+from isthmus.solve.recipes import Stage
+from isthmus.status import ADVICE, Status
 
 _GAIN_OVER = 100  # steps over which `Stage.gain` is meant
 Record = dict[str, float | int | str | None]
-
-
-class TrainStatus(Enum):
-    """How a call of `Trainer.run` ended."""
-
-    DONE = "done"
-    INTERRUPTED = "interrupted"
-    DIVERGED = "diverged"
 
 
 @dataclass(frozen=True)
@@ -44,15 +30,34 @@ class TrainResult:
         step: the number of steps made; of a divergence, the step at which it began.
     """
 
-    status: TrainStatus
+    status: Status
     message: str
     advice: str = ""
     layer: int | None = None
     step: int = 0
 
+    @classmethod
+    def done(cls, step: int, kept_step: int | None) -> "TrainResult":
+        """All steps made; ``kept_step`` is that of the iterate that the last stage left, None where it is its last."""
+        kept = "" if kept_step is None else f"; step {kept_step}, the best of the last stage, was kept"
+        return cls(Status.DONE, f"{step} steps done{kept}", step=step)
+
+
+class _Kept(NamedTuple):
+    """The best iterate of a stage so far: its value, its step, the model's state."""
+
+    value: float
+    step: int
+    model: dict[str, Tensor]
+
 
 class Trainer:
     """Run the stages of a recipe on a problem.
+
+    A stage whose optimiser can go up again (`isthmus.optimise.Optimiser.rises`) leaves its best iterate of those at
+    history rows and its last: by the largest residual after `Settle`, which is there to lower it, else by the
+    objective. It costs a copy of the parameters a row. Minibatches, a mesh that still moves and stages on another
+    problem than the given one leave their last.
 
     All that the next step depends on is in `state_dict`, so that a run continued from it gives the same bits as one
     never interrupted, on the same machine with the same number of threads.
@@ -83,6 +88,11 @@ class Trainer:
         log_every: int = 20,
         tolerance: float = 0.0,
     ) -> None:
+        if not isinstance(problem, Problem):
+            raise TypeError(
+                f"problem must be a Problem, the model with its data, got {type(problem).__name__}: "
+                "Problem(model, x, y, mu=…)"
+            )
         if isinstance(stages, Stage) or not all(isinstance(stage, Stage) for stage in stages):
             raise TypeError(f"stages must be a sequence of Stage, as recipe() returns it, got {stages!r}")
         if not stages:
@@ -91,14 +101,14 @@ class Trainer:
         if batch_size is not None:
             if not 1 <= batch_size <= samples:
                 raise ValueError(f"batch_size must lie in 1..{samples} (the training rows), got {batch_size}")
-            if any(stage.optimiser in FULL_BATCH for stage in stages):
+            if whole := [stage.optimiser.name for stage in stages if stage.optimiser.full_batch]:
                 raise ValueError(
-                    f"{' and '.join(FULL_BATCH)} need the full batch: leave batch_size out, or take a recipe for "
-                    "minibatches, recipe(name, full_batch=False)"
+                    f"{' and '.join(dict.fromkeys(whole))} need the full batch: leave batch_size out, or take a "
+                    "recipe for minibatches, recipe(name, full_batch=False)"
                 )
             if any(stage.fraction < 1 for stage in stages):
                 raise ValueError("a stage on a fraction of the rows takes no minibatches: leave batch_size out")
-        if problem.memory != "store" and any(stage.optimiser in ("lbfgs", "newton") for stage in stages):
+        if problem.memory != "store" and any(stage.optimiser.needs_features for stage in stages):
             raise ValueError(
                 f"L-BFGS's metric needs the features of all layers, which memory={problem.memory!r} does not keep: "
                 "make the Problem with memory='store', or take other stages"
@@ -124,7 +134,12 @@ class Trainer:
         self._cursor = 0
         self._stage = 0
         self._stage_step = 0
+        self._kept_step: int | None = None  # the iterate that the last stage left, where it was not its last
         self._enter(self.stages[0])
+
+    def __repr__(self) -> str:
+        names = ", ".join(f"{stage.optimiser.name} {stage.steps}" for stage in self.stages)
+        return f"Trainer({self.problem!r}, stages=[{names}], step={self.step_count} of {self.total_steps})"
 
     # --- stages -----------------------------------------------------------------------------------------------
 
@@ -132,26 +147,13 @@ class Trainer:
         """Make the stage's problem and its optimiser."""
         self._current = stage.of(self.problem)
         self._current.keep_path = self._current.keep_path or self.problem.keep_path
-        self._optimiser = self._make(stage, self._current)
+        self._run = stage.optimiser.start(self._current, self.tolerance)
         self._earlier = math.inf  # the stage's objective at the last multiple of a hundred steps
-
-    def _make(self, stage: Stage, problem: Problem) -> Optimiser:
-        parameters = problem.parameters
-        if stage.optimiser == "muon":
-            return Muon(parameters[0], parameters[1:])
-        if stage.optimiser == "lbfgs":
-            metric = KroneckerPreconditioner(problem, stage.damping, stage.sweeps)
-            return LBFGS(problem, stage.memory, metric, stage.refresh_every)
-        if stage.optimiser == "settle":
-            return Settle(problem)
-        if stage.optimiser == "newton":
-            return Newton(problem, tolerance=self.tolerance)
-        return adam(parameters) if stage.optimiser == "adam" else sgd(parameters)
+        self._best: _Kept | None = None
 
     def _rate(self) -> float:
         stage = self.stages[self._stage]
-        scale = max(self._current.effective_depth, 1.0) if stage.optimiser == "muon" else 1.0
-        return stage.rate_at(self._stage_step) * scale
+        return stage.rate_at(self._stage_step) * stage.optimiser.unit(self._current.effective_depth)
 
     @property
     def total_steps(self) -> int:
@@ -161,12 +163,12 @@ class Trainer:
     @property
     def stage(self) -> str:
         """Name of the running stage's optimiser; ``done`` after the last."""
-        return self.stages[self._stage].optimiser if not self.done else "done"
+        return self.stages[self._stage].optimiser.name if not self.done else "done"
 
     @property
     def hessian_products(self) -> int:
-        """Products that the present stage of Newton's has spent; 0 in others."""
-        return self._optimiser.products if isinstance(self._optimiser, Newton) else 0
+        """Products that the present stage has spent; 0 where its optimiser needs none."""
+        return self._run.products
 
     @property
     def done(self) -> bool:
@@ -192,20 +194,47 @@ class Trainer:
         if self.done:
             raise RuntimeError("every stage has run: make a new Trainer for more steps")
         batch, rate = self._batch(), self._rate()
-        moves_mesh = self.scheduler is not None and self.stage not in FULL_BATCH
-        evaluation = self._optimiser.step(lambda: self._current.evaluate(batch), rate)
+        optimiser = self.stages[self._stage].optimiser
+        moves_mesh = self.scheduler is not None and not optimiser.full_batch
+        evaluation = self._run.step(lambda: self._current.evaluate(batch), rate)
+        self._kept_step = None
         self.step_count += 1
         self._stage_step += 1
         if moves_mesh and self.scheduler is not None and math.isfinite(evaluation.objective):
             path = self._current.last_path() if batch is None and self._current.keep_path else None
             if self.scheduler.step(path):
-                self._optimiser.parameters_moved()
-        if self._stage_step >= self.stages[self._stage].steps or self._optimiser.finished or self._slow(evaluation):
+                self._run.parameters_moved()
+        if self._stage_step >= self.stages[self._stage].steps or self._run.finished or self._slow(evaluation):
+            self._leave()
             self._stage += 1
             self._stage_step = 0
             if not self.done:
                 self._enter(self.stages[self._stage])
         return evaluation
+
+    def _note(self, model: dict[str, Tensor]) -> None:
+        """Keep this copy of the parameters, those of the newest history row, where they are the stage's best so far."""
+        if self.done or self._current is not self.problem or self.batch_size is not None:
+            return
+        optimiser = self.stages[self._stage].optimiser
+        still = optimiser.full_batch or self.scheduler is None or self.scheduler.frozen
+        if optimiser.rises is None or not still:
+            return
+        value = float(self.history[-1][optimiser.rises] or 0.0)
+        if self._best is None or value < self._best.value:
+            self._best = _Kept(value, self.step_count, model)
+
+    def _leave(self) -> None:
+        """Go back to the best iterate of the stage that ends, where the last is worse."""
+        best, rises = self._best, self.stages[self._stage].optimiser.rises
+        if best is None:
+            return
+        value = self.problem.evaluate().objective
+        if rises == "residual_max":
+            value = float(self.problem.residual().max())
+        if math.isfinite(value) and value > best.value:
+            self.problem.model.load_state_dict(best.model)
+            self._kept_step = best.step
 
     def _slow(self, evaluation: Evaluation) -> bool:
         """Whether the last hundred steps gained less than the stage asks for."""
@@ -232,8 +261,9 @@ class Trainer:
             "residual_median": float(residual.quantile(0.5)),
             "test_cost": test_cost,
             "test_accuracy": test_accuracy,
-            "rate": None if self.done or self.stage in FULL_BATCH else self._rate(),
+            "rate": None if self.done or self.stages[self._stage].optimiser.full_batch else self._rate(),
             "seconds": self.seconds,
+            "kept_step": self._kept_step,
         }
 
     def run(
@@ -263,6 +293,7 @@ class Trainer:
             failure = self._log(on_record)
             if failure is not None:
                 return failure
+            self._note(good["model"])
         while not self.done:
             evaluation = self.step()
             self.seconds = time.perf_counter() - started
@@ -274,20 +305,21 @@ class Trainer:
                     self._restore(good)
                     return failure
                 good = self._snapshot()
+                self._note(good["model"])
             if on_checkpoint is not None and self.step_count % checkpoint_every == 0 and not self.done:
                 on_checkpoint(self)
             if should_stop is not None and not self.done and should_stop():
                 if on_checkpoint is not None:
                     on_checkpoint(self)
                 return TrainResult(
-                    TrainStatus.INTERRUPTED,
+                    Status.INTERRUPTED,
                     f"stopped after step {self.step_count} of {self.total_steps}",
-                    "resume to go on from here",
+                    ADVICE[Status.INTERRUPTED],
                     step=self.step_count,
                 )
         if on_checkpoint is not None:
             on_checkpoint(self)
-        return TrainResult(TrainStatus.DONE, f"{self.step_count} steps done", step=self.step_count)
+        return TrainResult.done(self.step_count, self._kept_step)
 
     def _log(self, on_record: Callable[[Record], None] | None) -> TrainResult | None:
         row = self.record()
@@ -333,11 +365,11 @@ class Trainer:
         if not bool(torch.isfinite(self.problem.x).all() and torch.isfinite(y).all()):
             advice = "the data themselves hold NaN or Inf: clean them"
         else:
-            advice = "try a smaller rate, float64, or the default initialisation; the last good state is kept"
+            advice = ADVICE[Status.DIVERGED]
             if float(model.rho.max()) * model.effective_depth > 2:
                 advice = "rho * effective_depth exceeds 2, where the skip expands: use more layers. Or " + advice
         self.diverged = TrainResult(
-            TrainStatus.DIVERGED,
+            Status.DIVERGED,
             f"NaN or Inf {where}, from step {self.step_count} on",
             advice,
             layer=layer,
@@ -354,13 +386,15 @@ class Trainer:
         """
         return {
             "model": dict(self.problem.model.state_dict()),
-            "optimiser": None if self.done else self._optimiser.state_dict(),
+            "optimiser": None if self.done else self._run.state_dict(),
             "stage": self._stage,
             "stage_step": self._stage_step,
             "step": self.step_count,
             "seconds": self.seconds,
             "generator": self._generator.get_state(),
             "earlier": self._earlier,
+            "best": None if self._best is None else self._best._asdict(),
+            "kept_step": self._kept_step,
             "order": self._order,
             "cursor": self._cursor,
             "mesh": None if self.scheduler is None else self.scheduler.state_dict(),
@@ -376,8 +410,11 @@ class Trainer:
         self.step_count, self.seconds = int(state["step"]), float(state["seconds"])
         if not self.done:
             self._enter(self.stages[self._stage])
-            self._optimiser.load_state_dict(state["optimiser"])
-            self._earlier = float(state.get("earlier", math.inf))  # runs begun before there was `Stage.gain` lack it
+            if state["optimiser"] is not None:  # else the stages that it was made with had run: there are more now
+                self._run.load_state_dict(state["optimiser"])
+                self._earlier = float(state["earlier"])
+                self._best = None if state["best"] is None else _Kept(**state["best"])
+        self._kept_step = state["kept_step"]
         self._generator.set_state(state["generator"])
         self._order = None if state["order"] is None else state["order"].clone()
         self._cursor = int(state["cursor"])

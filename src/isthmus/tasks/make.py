@@ -4,7 +4,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from isthmus.tasks._checks import check_choice, hint
+from isthmus._support import hint
+from isthmus.tasks._checks import check_choice
 from isthmus.tasks.base import Task
 from isthmus.tasks.datasets import digits, mnist, mnist1d
 from isthmus.tasks.files import from_file

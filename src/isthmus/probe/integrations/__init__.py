@@ -6,4 +6,7 @@ Nothing is imported from here but `Watch`, so that no framework is needed until 
 
 from isthmus.probe.integrations.watch import SCALARS, Watch, scalars_of
 
+EXTRA = ", or all of them by pip install 'isthmus[integrations]'"
+"""What messages add to the package that is missing."""
+
 __all__ = ["SCALARS", "Watch", "scalars_of"]

@@ -29,8 +29,8 @@ class LightningHooks:
 
     Args:
         data: see `isthmus.probe.integrations.watch.Watch`.
-        every_n_epochs: probe at the end of every so many training epochs; None: never.
-        every_n_steps: probe after every so many steps of the optimiser; None: never.
+        every_n_epochs: training epochs between two probes, each at the end of an epoch; None: never.
+        every_n_steps: steps of the optimiser between two probes; None: never.
         at_start: also before training.
         model: which part of the LightningModule to probe; by default the module itself, whose ``forward`` then runs.
         columns: see `Watch`.

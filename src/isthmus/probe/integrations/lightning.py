@@ -9,10 +9,11 @@ probing.watch.to_dataframe()
 
 from typing import Any
 
+from isthmus._support import require
+from isthmus.probe.integrations import EXTRA
 from isthmus.probe.integrations._lightning import LightningHooks
-from isthmus.probe.integrations._require import require
 
-_Callback: Any = require("lightning.pytorch", "isthmus.probe.integrations.lightning", "lightning").Callback
+_Callback: Any = require("lightning.pytorch", __name__, f"lightning{EXTRA}").Callback
 
 
 class ProbeCallback(LightningHooks, _Callback):

@@ -9,12 +9,11 @@ probing.watch.to_dataframe()
 
 from typing import Any
 
+from isthmus._support import require
+from isthmus.probe.integrations import EXTRA
 from isthmus.probe.integrations._lightning import LightningHooks
-from isthmus.probe.integrations._require import require
 
-_Callback: Any = require(
-    "pytorch_lightning", "isthmus.probe.integrations.pytorch_lightning", "pytorch-lightning"
-).Callback
+_Callback: Any = require("pytorch_lightning", __name__, f"pytorch-lightning{EXTRA}").Callback
 
 
 class ProbeCallback(LightningHooks, _Callback):

@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from isthmus.probe.integrations._require import require
+from isthmus._support import require
+from isthmus.probe.integrations import EXTRA
 from isthmus.probe.integrations.watch import SCALARS, Watch, every, scalars_of
 from isthmus.probe.profile import Profile
 
@@ -31,7 +32,8 @@ def make_writer(target: object) -> Any:
         return target
     if not isinstance(target, str | Path):
         raise TypeError(f"writer: expected a SummaryWriter or a folder, got {type(target).__name__}")
-    return require("torch.utils.tensorboard", "writing to TensorBoard", "tensorboard").SummaryWriter(str(target))
+    name, what = "torch.utils.tensorboard", "writing to TensorBoard"
+    return require(name, what, f"tensorboard{EXTRA}", "tensorboard").SummaryWriter(str(target))
 
 
 def write_profile(

@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import nn
 
-from isthmus.probe.integrations._require import require
+from isthmus._support import require
+from isthmus.probe.integrations import EXTRA
 from isthmus.probe.integrations.watch import SCALARS, Watch, every
 
-_TrainerCallback: Any = require("transformers", "isthmus.probe.integrations.transformers").TrainerCallback
+_TrainerCallback: Any = require("transformers", __name__, f"transformers{EXTRA}").TrainerCallback
 
 
 class ProbeCallback(_TrainerCallback):
@@ -29,8 +30,8 @@ class ProbeCallback(_TrainerCallback):
     Args:
         data: see `isthmus.probe.integrations.watch.Watch`; of a dict the keys that the model takes are used, without
             the labels, and an ``attention_mask`` leaves padding out.
-        every_n_epochs: probe at the end of every so many epochs; None: never.
-        every_n_steps: probe after every so many steps of the optimiser; None: never.
+        every_n_epochs: epochs between two probes, each at the end of an epoch; None: never.
+        every_n_steps: steps of the optimiser between two probes; None: never.
         at_start: also before training.
         columns: see `Watch`.
         prefix: see `Watch`.

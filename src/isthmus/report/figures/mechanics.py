@@ -4,9 +4,9 @@ from statistics import median
 from typing import Any
 
 from isthmus.report._numbers import finite, number, show
-from isthmus.report.data import RunData
 from isthmus.report.figures.spec import Figure, Panel, Series, slow_bands
 from isthmus.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
+from isthmus.runs.reader import RunData
 
 AT_ZERO = "not defined at L̃ = 0: (E6) and (E10) divide by L̃"
 

@@ -1,10 +1,10 @@
 """The path in two dimensions, and the layer step-sizes."""
 
 from isthmus.report._numbers import finite, number, show
-from isthmus.report.data import RunData
 from isthmus.report.figures.mechanics import bands
 from isthmus.report.figures.spec import ColourScale, Figure, Panel, Reference, Series, Value, joined
 from isthmus.report.style import BLUE, CLASSES, INK, shade
+from isthmus.runs.reader import RunData
 
 BINS = 24
 POINTS = 12_000  # beyond it a page grows by megabytes and a reader sees no more

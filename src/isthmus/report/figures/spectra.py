@@ -3,9 +3,9 @@
 import polars as pl
 
 from isthmus.report._numbers import finite, number, show
-from isthmus.report.data import RunData
 from isthmus.report.figures.spec import Figure, Panel, Series, Value, joined
 from isthmus.report.style import BLUE, INK, PALE, VERMILION
+from isthmus.runs.reader import RunData
 
 FLOOR = 1e-6
 HOVER_POINTS = 6000

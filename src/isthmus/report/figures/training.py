@@ -1,9 +1,9 @@
 """Figures of the training: objective, test error, and the stationarity residual."""
 
 from isthmus.report._numbers import finite, number
-from isthmus.report.data import RunData
 from isthmus.report.figures.spec import Figure, Panel, Reference, Series
 from isthmus.report.style import BLUE, GREEN, INK, PURPLE, VERMILION, quoted
+from isthmus.runs.reader import RunData
 
 NEAR = 1e-1
 CRITICAL = 1e-3

@@ -1,46 +1,25 @@
-"""Reading a run folder: everything that the page and the terminal show, checked once."""
+"""A run folder, read: everything that was written, checked once against the schema."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from isthmus.report._numbers import number
-
-LAYER_COLUMNS = (
-    *("p", "rho", "rho_effective_depth", "coi", "coi_stable", "coi_off_image", "kinetic", "kinetic_stable"),
-    *("potential", "potential_stable", "cross", "cross_stable", "hamiltonian", "hamiltonian_stable"),
-    *(
-        "minus_2h_over_l",
-        "minus_2h_over_l_stable",
-        "residual",
-        "balancedness_defect",
-        "speed",
-        "speed_k",
-        "step_change",
-    ),
-    *("path_length", "norm_a", "norm_b", "norm_b_features", "norm_w", "norm_bias", "stable_rank_a"),
-    *("nuclear_rank_a", "stable_rank_w", "rank_a", "rank_w"),
-)
-HISTORY_COLUMNS = (
-    *("objective", "data_cost", "penalty", "residual_max", "residual_median"),
-    *("test_cost", "test_accuracy", "rate", "seconds"),
-)
-SPECTRA_COLUMNS = ("layer", "p", "index", "value")
-PROJECTION_COLUMNS = ("layer", "p", "sample", "pc1", "pc2", "colour")
-OPTIONAL_HISTORY = frozenset({"test_cost", "test_accuracy", "rate", "seconds"})
-MARKERS = ("config.yaml", "summary.json", "checkpoint.safetensors", "model.safetensors", "layers.parquet")
+from isthmus._support import command, number
+from isthmus.runs.folder import RunFolder
+from isthmus.runs.schema import CONFIG, ENVIRONMENT, SUMMARY, TABLES, Table
 
 
 class RunFolderError(ValueError):
-    """A folder that cannot be reported: not a run, not finished, or holding a file that cannot be read."""
+    """A folder that cannot be read: not a run, not finished, or holding a file that cannot be read."""
 
 
 @dataclass(frozen=True)
 class RunData:
-    """One run, as read from its folder; tables have the columns of the run-folder schema, nulls for NaN.
+    """One run, as read from its folder; tables have all columns of the schema, nulls for NaN.
 
     Attributes:
         folder: where it was read from.
@@ -49,10 +28,7 @@ class RunData:
         config: config.yaml parsed; empty where the file is missing.
         config_text: config.yaml as written.
         environment: environment.json; empty where the file is missing.
-        history: a row per log point of the training.
-        layers: the mechanics table, a row per layer.
-        spectra: singular values of A_p and W_p, long; None where the file is missing.
-        projection: the path in 2-D, long; None where the file is missing.
+        tables: the tables of `isthmus.runs.schema.TABLES` by name; one whose file is missing is not there.
         notes: what is missing or unfinished, in words for the reader.
     """
 
@@ -62,11 +38,28 @@ class RunData:
     config: dict[str, Any]
     config_text: str
     environment: dict[str, Any]
-    history: pl.DataFrame
-    layers: pl.DataFrame
-    spectra: pl.DataFrame | None
-    projection: pl.DataFrame | None
+    tables: Mapping[str, pl.DataFrame]
     notes: tuple[str, ...]
+
+    @property
+    def history(self) -> pl.DataFrame:
+        """A row per log point of the training."""
+        return self.tables["history"]
+
+    @property
+    def layers(self) -> pl.DataFrame:
+        """The mechanics table, a row per layer."""
+        return self.tables["layers"]
+
+    @property
+    def spectra(self) -> pl.DataFrame | None:
+        """Singular values of A_p and W_p, long; None where the file is missing."""
+        return self.tables.get("spectra")
+
+    @property
+    def projection(self) -> pl.DataFrame | None:
+        """The path in two dimensions, long; None where the file is missing."""
+        return self.tables.get("projection")
 
     @property
     def status(self) -> str:
@@ -102,46 +95,26 @@ def load_run(folder: str | Path) -> RunData:
     """
     folder = Path(folder)
     _check_folder(folder)
-    summary = _read_json(folder / "summary.json")
-    notes = [*_status_notes(summary)]
-    config, config_text = _read_config(folder / "config.yaml")
-    environment = _read_json(folder / "environment.json") if (folder / "environment.json").is_file() else {}
-    history, lacks_history = _read_table(
-        folder / "history.parquet", ("step",), HISTORY_COLUMNS, text=("stage",), optional=OPTIONAL_HISTORY
-    )
-    layers, lacks_layers = _read_table(folder / "layers.parquet", ("layer", "p"), LAYER_COLUMNS, flags=("slow",))
-    if layers.height == 0:
-        raise RunFolderError(f"{folder / 'layers.parquet'} has no rows: one row per layer was expected")
-    spectra = projection = None
-    if (folder / "spectra.parquet").is_file():
-        spectra, _ = _read_table(
-            folder / "spectra.parquet", ("kind", *SPECTRA_COLUMNS), SPECTRA_COLUMNS, text=("kind",)
-        )
-    if (folder / "projection.parquet").is_file():
-        projection, _ = _read_table(folder / "projection.parquet", PROJECTION_COLUMNS, PROJECTION_COLUMNS)
-    for file, found in (("config.yaml", config_text), ("environment.json", environment)):
+    summary = _read_json(folder / SUMMARY)
+    config, config_text = _read_config(folder / CONFIG)
+    environment = _read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).is_file() else {}
+    tables, notes = {}, _status_notes(summary)
+    for file, found in ((CONFIG, config_text), (ENVIRONMENT, environment)):
         if not found:
             notes.append(f"{file} is missing or empty: that part of the report is left out.")
-    for file, table in (("spectra.parquet", spectra), ("projection.parquet", projection)):
-        if table is None or table.height == 0:
-            notes.append(f"{file} is missing or empty: its figure is left out.")
-    for file, lacking in (("history.parquet", lacks_history), ("layers.parquet", lacks_layers)):
-        if lacking:
-            notes.append(f"{file} lacks the columns {', '.join(lacking)}: they are shown as missing.")
+    for table in TABLES.values():
+        lacking: list[str] = []
+        if (folder / table.parquet).is_file():
+            tables[table.name], lacking = _read_table(folder / table.parquet, table)
+        if table.name not in tables or (not table.required and tables[table.name].height == 0):
+            notes.append(f"{table.parquet} is missing or empty: its figure is left out.")
+        elif lacking:
+            notes.append(f"{table.parquet} lacks the columns {', '.join(lacking)}: they are shown as missing.")
+    if tables["layers"].height == 0:
+        raise RunFolderError(f"{folder / 'layers.parquet'} has no rows: one row per layer was expected")
+    tables["layers"] = tables["layers"].sort("layer")
     name = str(config.get("name") or folder.resolve().name)
-    return RunData(
-        folder,
-        name,
-        summary,
-        config,
-        config_text,
-        environment,
-        history,
-        layers.sort("layer"),
-        spectra,
-        projection,
-        tuple(notes),
-    )
+    return RunData(folder, name, summary, config, config_text, environment, tables, tuple(notes))
 
 
 def _check_folder(folder: Path) -> None:
@@ -151,22 +124,24 @@ def _check_folder(folder: Path) -> None:
         raise RunFolderError(
             f"expected the folder of a run, but {folder} {what}: give the folder that `isthmus train` wrote"
         )
-    if not any((folder / name).is_file() for name in MARKERS):
+    if not RunFolder(folder).is_run:
         raise RunFolderError(
             f"{folder} is not a run folder (it has neither config.yaml nor summary.json): "
             "give the folder that `isthmus train` wrote"
         )
-    missing = [n for n in ("summary.json", "history.parquet", "layers.parquet") if not (folder / n).is_file()]
+    needed = (SUMMARY, *(table.parquet for table in TABLES.values() if table.required))
+    missing = [name for name in needed if not (folder / name).is_file()]
     if not missing:
         return
     listed = " and ".join(missing)
-    if "summary.json" in missing:
+    if SUMMARY in missing:
         state = "has not finished"
     else:
-        status = _read_json(folder / "summary.json").get("status")
+        status = _read_json(folder / SUMMARY).get("status")
         state = f"ended as {status!r} without its tables" if status in ("interrupted", "diverged") else "is incomplete"
     raise RunFolderError(
-        f"the run in {folder} {state}: {listed} missing; continue it with `isthmus train --resume --out {folder}`"
+        f"the run in {folder} {state}: {listed} missing; continue it with "
+        f"`{command('train', '--resume', '--out', folder)}`"
     )
 
 
@@ -213,32 +188,20 @@ def _read_config(path: Path) -> tuple[dict[str, Any], str]:
     return content, text
 
 
-def _read_table(
-    path: Path,
-    required: tuple[str, ...],
-    numeric: tuple[str, ...],
-    text: tuple[str, ...] = (),
-    flags: tuple[str, ...] = (),
-    optional: frozenset[str] = frozenset(),
-) -> tuple[pl.DataFrame, list[str]]:
-    """A parquet file with every expected column, NaN turned into null; and the columns that it lacked."""
+def _read_table(path: Path, schema: Table) -> tuple[pl.DataFrame, list[str]]:
+    """A parquet file with every column of the schema, NaN turned into null; and the columns that it lacked."""
     try:
         table = pl.read_parquet(path.read_bytes())
     except Exception as error:  # polars raises many kinds, down to a plain panic, for a file cut short
         raise RunFolderError(_unreadable(path, "parquet", error)) from error
-    absent = [name for name in required if name not in table.columns]
-    if absent:
+    absent = {name: c.presence for name, c in schema.columns.items() if name not in table.columns}
+    if required := [name for name, presence in absent.items() if presence == "required"]:
         raise RunFolderError(
-            f"{path} lacks the columns {', '.join(absent)}; it has {', '.join(table.columns) or 'none'}"
+            f"{path} lacks the columns {', '.join(required)}; it has {', '.join(table.columns) or 'none'}"
         )
-    expected = {*required, *numeric} - {*text, *flags}
-    lacking = [n for n in (*numeric, *text, *flags) if n not in table.columns and n not in optional]
-    integers = {"layer", "index", "sample", "step", "rank_a", "rank_w"}
-    kinds: dict[str, Any] = {name: pl.Int64 if name in integers else pl.Float64 for name in expected}
-    kinds |= dict.fromkeys(text, pl.String) | dict.fromkeys(flags, pl.Boolean)
-    for name, kind in kinds.items():
-        source = pl.col(name) if name in table.columns else pl.lit(None)
-        if name in table.columns and table.schema[name] in (pl.Float32, pl.Float64):
+    for name, kind in schema.types.items():
+        source = pl.lit(None) if name in absent else pl.col(name)
+        if name not in absent and table.schema[name] in (pl.Float32, pl.Float64):
             source = source.fill_nan(None)
         try:
             table = table.with_columns(source.cast(kind).alias(name))
@@ -246,7 +209,7 @@ def _read_table(
             raise RunFolderError(
                 f"column {name!r} of {path} must hold {kind}, but holds {table.schema[name]}"
             ) from error
-    return table, lacking
+    return table, [name for name, presence in absent.items() if presence == "expected"]
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> str:
@@ -255,5 +218,5 @@ def _unreadable(path: Path, kind: str, error: Exception) -> str:
     return (
         f"{path} cannot be read as {kind} ({reason[0] if reason else type(error).__name__}): it may be "
         "damaged or cut short; "
-        f"write it anew with `isthmus train --resume --out {path.parent}`"
+        f"write it anew with `{command('train', '--resume', '--out', path.parent)}`"
     )
