@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isthmus._support import command
 from isthmus.cli.failures import DONE, exit_codes
 
 if TYPE_CHECKING:
@@ -85,8 +84,7 @@ def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
 
 
 def _verdict(c: "Certificate", saved: "Saved") -> str:
-    from isthmus.bottleneck import RESIDUAL_TRUSTED
-    from isthmus.thresholds import CRITICAL
+    from isthmus.thresholds import CRITICAL, SHAPES
 
     if c.collapsed:
         return "Collapsed: the outputs hardly depend on the inputs, and the zero network is a local minimum."
@@ -94,22 +92,17 @@ def _verdict(c: "Certificate", saved: "Saved") -> str:
         return "A critical point: every layer's residual is at most 1e-4."
     if c.converged:
         return "A critical point up to the choice of derivatives at ReLU's kinks: the residual there is at most 1e-3."
-    if c.residual_max <= RESIDUAL_TRUSTED:
+    if c.residual_max <= SHAPES:
         return "Near a critical point: read the shapes of energies and H, not their digits."
     further = _further(saved, "geodesic" if c.kink_residual is None else "kinks")
     return f"No critical point: energies and H show the optimiser. Try `{further}`."
 
 
 def _further(saved: "Saved", solver: str) -> str:
-    """The command that brings this network nearer to a critical point: that solver from here on, or more of it."""
-    train = saved.config.train
-    if (train.recipe, train.dtype) == (solver, "float64") and not saved.alone:
-        from isthmus.solve import recipe
+    from isthmus.runs.advice import further
+    from isthmus.solve import recipe
 
-        steps = recipe(solver, train.steps)[-1].steps
-        return command("train", "--resume", "--extend", steps, "--out", saved.place)
-    # What was chosen for another recipe is left to this one.
-    chosen = {"--steps": train.steps, "--rate": train.rate, "--batch-size": train.batch_size}
-    own = [word for option, value in chosen.items() if value is not None for word in (option, "none")]
-    out = f"{saved.place.with_suffix('') if saved.alone else saved.place}-{solver}"
-    return command("train", "--init-from", saved.place, "--solver", solver, "--dtype", "float64", *own, "--out", out)
+    train = saved.config.train
+    return further(
+        train.model_dump(), saved.place, solver, lambda: recipe(solver, train.steps)[-1].steps, alone=saved.alone
+    )

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from isthmus.report.profile_data import ProfileData, null_controls
     from isthmus.report.profile_page import write_profile_page
     from isthmus.report.profile_terminal import render_profile
-    from isthmus.report.terminal import layer_table, plain_text, render, summary_table
+    from isthmus.report.terminal import layer_table, plain_text, render, state_table, summary_table
     from isthmus.runs.reader import RunData, RunFolderError, load_run
 
 _HOMES = {
@@ -23,6 +23,7 @@ _HOMES = {
     "plain_text": "terminal",
     "render": "terminal",
     "render_profile": "profile_terminal",
+    "state_table": "terminal",
     "summary_table": "terminal",
 }
 
@@ -36,6 +37,7 @@ __all__ = [
     "plain_text",
     "render",
     "render_profile",
+    "state_table",
     "summary_table",
     "write_profile_page",
     "write_report",

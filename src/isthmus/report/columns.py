@@ -1,8 +1,11 @@
-"""The layer table of the page: which columns, their heads, what they mean."""
+"""The tables of a run's page, of layers and of states: which columns, their heads, what they mean."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from isthmus.columns import LAYERS
+import polars as pl
+
+from isthmus import columns
 from isthmus.report._numbers import MISSING, number, show
 from isthmus.report.style import web
 from isthmus.runs.reader import RunData
@@ -10,7 +13,7 @@ from isthmus.runs.reader import RunData
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the layer table; `extra` ones are shown on request."""
+    """A column of a page's table; `extra` ones are shown on request."""
 
     key: str
     head: str
@@ -33,26 +36,36 @@ class Cell:
 
 
 _FIRST = (
-    *("layer", "p", "rho", "rank_a", "rank_w", "coi_stable", "minus_2h_over_l", "kinetic_stable"),
-    *("potential_stable", "hamiltonian", "residual", "speed_k", "slow"),
+    *("layer", "p", "rho", "rank_w", "minus_2h_over_l", "kinetic_stable", "potential_stable", "hamiltonian"),
+    *("residual", "speed_k", "slow", "state", "rank_a", "coi_stable", "coi", "stable_rank_a", "norm_b"),
 )
 _SYMBOLS = {"p": "{pl}", "rho": "{rho}"}
 
-COLUMNS = tuple(
-    Column(key, _SYMBOLS.get(key, LAYERS[key].head), LAYERS[key].meaning, key not in _FIRST)
-    for key in (*_FIRST, *(key for key in LAYERS if key not in _FIRST))
-)
-"""Every column of the layer table, those that are always shown first."""
+
+def _columns(schema: Mapping[str, columns.Column]) -> tuple[Column, ...]:
+    """Every column of a table, those that are always shown first."""
+    ordered = sorted(schema, key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
+    return tuple(
+        Column(key, _SYMBOLS.get(key, schema[key].head), schema[key].meaning, key not in _FIRST) for key in ordered
+    )
 
 
-def rows(run: RunData) -> list[tuple[bool, list[Cell]]]:
+LAYERS, STATES = _columns(columns.LAYERS), _columns(columns.STATES)
+
+
+def layer_rows(run: RunData) -> list[tuple[bool, list[Cell]]]:
     """Each layer's cells, and whether the layer is slow."""
-    slow = run.column("slow")
-    content = [(column, run.column(column.key)) for column in COLUMNS]
-    return [
-        (bool(slow[i]), [_cell(values[i], column.extra) for column, values in content])
-        for i in range(run.layers.height)
-    ]
+    return list(zip(map(bool, run.column("slow")), _cells(run.layers, LAYERS), strict=True))
+
+
+def state_rows(run: RunData) -> list[tuple[bool, list[Cell]]]:
+    """Each state's cells; none is marked."""
+    return [] if run.states is None else [(False, cells) for cells in _cells(run.states, STATES)]
+
+
+def _cells(frame: pl.DataFrame, shown: tuple[Column, ...]) -> list[list[Cell]]:
+    content = [[_cell(value, column.extra) for value in frame[column.key].to_list()] for column in shown]
+    return [list(row) for row in zip(*content, strict=True)]
 
 
 def _cell(value: float | int | bool | None, extra: bool) -> Cell:

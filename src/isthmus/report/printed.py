@@ -115,7 +115,7 @@ def _panel(page: Any, ax: Any, panel: Panel) -> None:
     elif not panel.log and panel.view is None:
         ax.axhline(0.0, color=GREY, linewidth=0.6, zorder=0.5)
     ax.margins(x=0.02)
-    if panel.x_label == "{p}":
+    if panel.x_label.startswith("{p}"):
         ax.set_xlim(-0.02, 1.02)
     _legend(page, ax, panel)
 

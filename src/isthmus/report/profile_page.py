@@ -9,8 +9,9 @@ from isthmus.report._optional import require
 from isthmus.report.columns import Cell, Column
 from isthmus.report.figures.profile import KEYS, profile_figures
 from isthmus.report.page import render, write_figures
-from isthmus.report.profile_data import IDLE, Layer, ProfileData
+from isthmus.report.profile_data import Layer, ProfileData
 from isthmus.report.profile_words import account, profile_cards
+from isthmus.thresholds import IDLE
 
 if TYPE_CHECKING:
     from isthmus.probe import Profile

@@ -9,8 +9,10 @@ from isthmus.report.words import cards as key_numbers
 from isthmus.runs.reader import RunData
 
 if TYPE_CHECKING:
+    import polars as pl
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 WIDTH = 100
 _STYLES = {"good": "green", "near": "yellow", "bad": "bold red", "unknown": "yellow"}
@@ -45,13 +47,11 @@ class _Column:
     spare: int
 
 
-_COLUMNS = (
+_LAYERS = (
     _Column("layer", "layer", 4, 0),
     _Column("p", "p", 3, 0),
     _Column("rho", "rho", 3, 4),
-    _Column("rank_a", "rank A", 4, 0),
     _Column("rank_w", "rank W", 4, 1),
-    _Column("coi_stable", "COI", 4, 0),
     _Column("minus_2h_over_l", "-2H/L̃", 4, 0),
     _Column("kinetic_stable", "kinetic", 3, 5),
     _Column("potential_stable", "potential", 4, 6),
@@ -60,27 +60,44 @@ _COLUMNS = (
     _Column("residual", "residual", 3, 0),
     _Column("slow", "slow", 4, 2),
 )
+_STATES = (
+    _Column("state", "state", 4, 0),
+    _Column("p", "p", 3, 0),
+    _Column("rank_a", "rank A", 4, 0),
+    _Column("stable_rank_a", "stable rank", 3, 2),
+    _Column("coi_stable", "COI", 4, 0),
+    _Column("coi", "exact COI", 4, 1),
+    _Column("norm_a", "‖A‖", 3, 4),
+    _Column("norm_b", "‖B‖", 3, 3),
+)
 
 
 def layer_table(run: RunData, width: int = WIDTH) -> "Table":
-    """The layers as a rich table of at most `width` places (COI, kinetic, potential, cross: stable norms)."""
+    """The layers as a rich table of at most `width` places (kinetic, potential, cross: stable norms)."""
+    table, body = _table(f"{run.name}: layers", *_cells(run.layers, _LAYERS, width - 2, gap=3))
+    for slow, cells in zip(run.column("slow"), body, strict=True):
+        table.add_row(*cells, style="cyan" if slow else "")
+    return table
+
+
+def state_table(run: RunData, width: int = WIDTH) -> "Table":
+    """The states as a rich table of at most `width` places, each at its own p (COI: stable norm); empty without."""
+    table, body = _table(f"{run.name}: states", *_cells(run.states, _STATES, width - 2, gap=3))
+    for cells in body:
+        table.add_row(*cells)
+    return table
+
+
+def _table(title: str, heads: list[str], body: list[list[str]]) -> tuple["Table", list[list["Text"]]]:
+    """A rich table with its heads, and the cells of its rows."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    heads, body = _cells(run, width - 2, gap=3)
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=Text(f"{run.name}: layers"),
-        title_justify="left",
-        pad_edge=False,
-        padding=(0, 1),
-    )
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", pad_edge=False, padding=(0, 1))
     for head in heads:
         table.add_column(Text(head), justify="right", no_wrap=True)
-    for slow, cells in zip(run.column("slow"), body, strict=True):
-        table.add_row(*(Text(cell) for cell in cells), style="cyan" if slow else "")
-    return table
+    return table, [[Text(cell) for cell in cells] for cells in body]
 
 
 def summary_table(run: RunData) -> "Table":
@@ -105,7 +122,7 @@ def summary_table(run: RunData) -> "Table":
 
 
 def render(run: RunData, console: "Console") -> None:
-    """Print layers, summary, certificate and verdict with its doubts, for a terminal or a pipe."""
+    """Print layers, states, summary, certificate and verdict with its doubts, for a terminal or a pipe."""
     if not console.is_terminal:
         text = plain_text(run)
         if not (console.encoding or "").lower().startswith("utf"):
@@ -116,12 +133,16 @@ def render(run: RunData, console: "Console") -> None:
     from rich.text import Text
 
     console.print(layer_table(run, min(WIDTH, console.width)))
+    if run.states is not None:
+        console.print(state_table(run, min(WIDTH, console.width)))
     console.print(summary_table(run))
     proof, finding = certificate(run), verdict(run)
     console.print(Text(status_line(run)))
     for note in run.notes:
         console.print(Text(note, style="yellow"))
     console.print(Text.assemble(("Certificate: ", "bold"), (_certificate_line(proof), _STYLES[proof.level])))
+    if proof.advice:
+        console.print(Text(proof.advice), soft_wrap=True)
     console.print(
         Text.assemble(("Verdict: ", "bold"), (finding.headline, "bold green" if finding.trusted else "bold yellow"))
     )
@@ -130,14 +151,17 @@ def render(run: RunData, console: "Console") -> None:
 
 
 def plain_text(run: RunData, width: int = WIDTH) -> str:
-    """The same without colours or frames: columns of text, one line per layer."""
-    heads, body = _cells(run, width, gap=2)
+    """The same without colours or frames: columns of text, one line per layer and per state."""
     summary = _summary(run)
     label, value = (max(length(row[i]) for row in summary) for i in (0, 1))
     proof, finding = certificate(run), verdict(run)
-    lines = [f"{run.name}: layers", *aligned(heads, body), "", f"{run.name}: summary"]
+    lines = [f"{run.name}: layers", *aligned(*_cells(run.layers, _LAYERS, width, gap=2)), ""]
+    if run.states is not None:
+        lines += [f"{run.name}: states", *aligned(*_cells(run.states, _STATES, width, gap=2)), ""]
+    lines += [f"{run.name}: summary"]
     lines += [f"{_pad(a, label, left=True)}  {_pad(b, value)}  {c}".rstrip() for a, b, c in summary]
     lines += ["", status_line(run), *run.notes, f"Certificate: {_certificate_line(proof)}"]
+    lines += [proof.advice] if proof.advice else []
     lines += [f"Verdict: {finding.headline}", *(f"  {line}" for line in _doubt_lines(finding))]
     return "\n".join(lines)
 
@@ -161,14 +185,18 @@ def _doubt_lines(finding: Verdict) -> list[str]:
     return [*lines, *(f"doubt: {doubt}" for doubt in finding.doubts)]
 
 
-def _cells(run: RunData, width: int, gap: int) -> tuple[list[str], list[list[str]]]:
+def _cells(
+    frame: "pl.DataFrame | None", columns: tuple[_Column, ...], width: int, gap: int
+) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of the columns that fit into `width`."""
-    content = {column: [_cell(v, column.digits) for v in run.column(column.key)] for column in _COLUMNS}
-    chosen = [c for c in _COLUMNS if c.spare == 0 or any(cell not in (MISSING, "") for cell in content[c])]
+    if frame is None:
+        return [], []
+    content = {column: [_cell(v, column.digits) for v in frame[column.key].to_list()] for column in columns}
+    chosen = [c for c in columns if c.spare == 0 or any(cell not in (MISSING, "") for cell in content[c])]
     needed = {c: max(length(c.head), *(map(length, content[c]))) for c in chosen}
     while sum(needed[c] + gap for c in chosen) > width and max(c.spare for c in chosen) > 0:
         chosen.remove(max(chosen, key=lambda c: c.spare))
-    return [c.head for c in chosen], [[content[c][i] for c in chosen] for i in range(run.layers.height)]
+    return [c.head for c in chosen], [[content[c][i] for c in chosen] for i in range(frame.height)]
 
 
 def _cell(value: Any, digits: int) -> str:

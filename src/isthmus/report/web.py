@@ -106,7 +106,7 @@ def _log_ticks(panel: Panel) -> dict[str, Any]:
 def _x_range(panel: Panel) -> list[float]:
     """Limits of x with a little air, over all points; all of [0, 1] for p."""
     xs = [x for series in panel.series for x in map(number, series.x) if x is not None]
-    xs += [0.0, 1.0] if panel.x_label == "{p}" else []
+    xs += [0.0, 1.0] if panel.x_label.startswith("{p}") else []
     low, high = min(xs), max(xs)
     air = 0.02 * (high - low) or 0.5
     return [low - air, high + air]

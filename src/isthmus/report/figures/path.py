@@ -21,8 +21,7 @@ def mesh_figure(run: RunData) -> Figure:
     first = number(rho[0])
     start = [p[0] - first if p and first is not None else 0.0]
     steps = Series([*start, *p], [*rho, rho[-1]], "step-size {rho}", BLUE, step=True) if len(p) == len(rho) else None
-    middle = [None if (r := number(width)) is None else x - r / 2 for x, width in zip(p, rho, strict=False)]
-    dots = Series(middle, rho[: len(middle)], "", BLUE, "none", marker="circle", size=5)
+    dots = Series(run.midpoints(), rho, "", BLUE, "none", marker="circle", size=5)
     lines = [Reference(1 / len(rho), "1/L (equidistant)")]
     effective = run.value("effective_depth")
     biggest = max(finite(rho), default=0.0)
