@@ -103,9 +103,10 @@ def _doubts(
     low, high = int(rank(middle, min(3 * threshold, 0.99))), int(rank(middle, threshold / 3))
     if low != high:
         doubts.append(f"the rank depends on the threshold: {low} at {3 * threshold:.2g}, {high} at {threshold / 3:.2g}")
-    coi = float(summary["min_coi_stable"] or 0.0)
+    costs = [float(value) for value in table["coi_stable"]]
+    coi = min(costs)
     if abs(coi - estimate) > COI_OFF:
-        state = table["coi_stable"].index(coi)
+        state = costs.index(coi)
         doubts.append(
             f"the stable cost of identity has its minimum, {coi:.3g}, at p = {float(p[state]):.2f} (A_{state}): "
             f"not near {estimate}"

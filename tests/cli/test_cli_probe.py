@@ -327,7 +327,7 @@ def test_a_full_disk_fails(nets, monkeypatch):
     def full(data, folder):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("isthmus.report.profile_page.write_profile_page", full)
+    monkeypatch.setattr("isthmus.report.profile.page.write_profile_page", full)
     ended = nets("probe", "nets:make", "--data", "nets:inputs", "--shards", 1, "--null", "none", "--out", "out")
     assert ended.code == 1 and "error: no page was written: No space left on device; free space" in ended.err
 

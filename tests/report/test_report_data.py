@@ -194,6 +194,6 @@ def test_small_helpers() -> None:
 
 def test_the_report_and_the_bottleneck_trust_the_same_residual():
     from isthmus.bottleneck import RESIDUAL_TRUSTED
-    from isthmus.report.figures.training import NEAR
+    from isthmus.report.run.figures.training import NEAR
 
     assert NEAR == RESIDUAL_TRUSTED

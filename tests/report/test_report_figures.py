@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from isthmus.report import load_run
-from isthmus.report.figures.build import KEYS, build_figures
-from isthmus.report.figures.spec import Figure, Panel, Series, joined, short_log_ticks, slow_bands
-from isthmus.report.figures.training import stage_marks, stages
 from isthmus.report.printed import draw
+from isthmus.report.run.figures.build import KEYS, build_figures
+from isthmus.report.run.figures.training import stage_marks, stages
+from isthmus.report.spec import Figure, Panel, Series, joined, short_log_ticks, slow_bands
 from isthmus.report.style import quoted, shade, tex, web
 from isthmus.report.web import specification
 

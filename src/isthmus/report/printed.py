@@ -6,7 +6,7 @@ from typing import Any
 
 from isthmus.report._numbers import number, positive, show
 from isthmus.report._optional import require
-from isthmus.report.figures.spec import Figure, Panel, Series, short_log_ticks
+from isthmus.report.spec import Figure, Panel, Series, short_log_ticks
 from isthmus.report.style import BAND, GREY, GRID, INK, SCALE, tex
 
 _RC: dict[str, Any] = {

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from isthmus.report._numbers import number, positive, rounded, show
-from isthmus.report.figures.spec import Panel, Series, log_range, short_log_ticks
+from isthmus.report.spec import Panel, Series, log_range, short_log_ticks
 from isthmus.report.style import BAND, GREY, GRID, INK, SCALE, web
 
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"

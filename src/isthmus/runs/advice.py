@@ -7,9 +7,7 @@ from typing import Any
 from isthmus._support import command
 
 
-def further(
-    train: Mapping[str, Any], place: Path, solver: str, steps: Callable[[], int], alone: bool = False
-) -> str:
+def further(train: Mapping[str, Any], place: Path, solver: str, steps: Callable[[], int], alone: bool = False) -> str:
     """The command that brings a run's network nearer to a critical point: that solver from here on, or more of it.
 
     Args:

@@ -162,7 +162,9 @@ SUMMARY_VALUES = {
     "min_coi": Column("smallest COI", "over all states, A_L included (E6)", "dimensions"),
     "min_coi_stable": Column("smallest stable COI", "over all states, A_L included (E7)", "dimensions"),
     "path_length": Column("path length", "∫ ‖∂_pA‖_{K+γI} dp over the whole path (E12)"),
-    "rank_estimate": Column("rank estimate", "least rank of an interior state; null where the network collapsed", kind="integer"),
+    "rank_estimate": Column(
+        "rank estimate", "least rank of an interior state; null where the network collapsed", kind="integer"
+    ),
     "trusted": Column("trusted", "whether nothing speaks against the estimate", kind="flag"),
     "method": Column("method", "how the estimate was made", kind="text"),
     "doubts": Column("doubts", "a list of sentences", kind="text"),

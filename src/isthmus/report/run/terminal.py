@@ -4,37 +4,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from isthmus.report._numbers import MISSING, show
-from isthmus.report.words import Certificate, Verdict, certificate, status_line, verdict
-from isthmus.report.words import cards as key_numbers
+from isthmus.report.run.words import Certificate, Verdict, certificate, status_line, verdict
+from isthmus.report.run.words import cards as key_numbers
+from isthmus.report.text import aligned, ascii_only, grid, length, pad
 from isthmus.runs.reader import RunData
 
 if TYPE_CHECKING:
     import polars as pl
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
 WIDTH = 100
 _STYLES = {"good": "green", "near": "yellow", "bad": "bold red", "unknown": "yellow"}
-_PLAIN = {
-    "L̃": "L~",
-    "−": "-",
-    "–": "-",
-    "μ": "mu",
-    "ρ": "rho",
-    "ℓ": "l",
-    "σ": "sigma",
-    "λ": "lambda",
-    "∞": "inf",
-    "‖": "||",
-    "∂": "d",
-    "≤": "<=",
-    "≥": ">=",
-    "×": "x",
-    "²": "^2",
-    "±": "+/-",
-    "…": "...",
-}
 
 
 @dataclass(frozen=True)
@@ -74,30 +55,13 @@ _STATES = (
 
 def layer_table(run: RunData, width: int = WIDTH) -> "Table":
     """The layers as a rich table of at most `width` places (kinetic, potential, cross: stable norms)."""
-    table, body = _table(f"{run.name}: layers", *_cells(run.layers, _LAYERS, width - 2, gap=3))
-    for slow, cells in zip(run.column("slow"), body, strict=True):
-        table.add_row(*cells, style="cyan" if slow else "")
-    return table
+    heads, body = _cells(run.layers, _LAYERS, width - 2, gap=3)
+    return grid(f"{run.name}: layers", heads, body, ["cyan" if slow else "" for slow in run.column("slow")])
 
 
 def state_table(run: RunData, width: int = WIDTH) -> "Table":
     """The states as a rich table of at most `width` places, each at its own p (COI: stable norm); empty without."""
-    table, body = _table(f"{run.name}: states", *_cells(run.states, _STATES, width - 2, gap=3))
-    for cells in body:
-        table.add_row(*cells)
-    return table
-
-
-def _table(title: str, heads: list[str], body: list[list[str]]) -> tuple["Table", list[list["Text"]]]:
-    """A rich table with its heads, and the cells of its rows."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", pad_edge=False, padding=(0, 1))
-    for head in heads:
-        table.add_column(Text(head), justify="right", no_wrap=True)
-    return table, [[Text(cell) for cell in cells] for cells in body]
+    return grid(f"{run.name}: states", *_cells(run.states, _STATES, width - 2, gap=3))
 
 
 def summary_table(run: RunData) -> "Table":
@@ -159,7 +123,7 @@ def plain_text(run: RunData, width: int = WIDTH) -> str:
     if run.states is not None:
         lines += [f"{run.name}: states", *aligned(*_cells(run.states, _STATES, width, gap=2)), ""]
     lines += [f"{run.name}: summary"]
-    lines += [f"{_pad(a, label, left=True)}  {_pad(b, value)}  {c}".rstrip() for a, b, c in summary]
+    lines += [f"{pad(a, label, left=True)}  {pad(b, value)}  {c}".rstrip() for a, b, c in summary]
     lines += ["", status_line(run), *run.notes, f"Certificate: {_certificate_line(proof)}"]
     lines += [proof.advice] if proof.advice else []
     lines += [f"Verdict: {finding.headline}", *(f"  {line}" for line in _doubt_lines(finding))]
@@ -204,31 +168,3 @@ def _cell(value: Any, digits: int) -> str:
     if isinstance(value, bool):
         return "slow" if value else ""
     return show(value, digits)
-
-
-def aligned(heads: list[str], body: list[list[str]]) -> list[str]:
-    """Rows with their columns flush right."""
-    widths = [max(length(row[i]) for row in (heads, *body)) for i in range(len(heads))]
-    return [
-        "  ".join(_pad(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (heads, *body)
-    ]
-
-
-def length(text: str) -> int:
-    """Places that a text takes on a screen (a combining tilde takes none)."""
-    from rich.cells import cell_len
-
-    return cell_len(text)
-
-
-def _pad(text: str, width: int, left: bool = False) -> str:
-    """Text padded to `width` places."""
-    space = " " * (width - length(text))
-    return text + space if left else space + text
-
-
-def ascii_only(text: str) -> str:
-    """Symbols spelled in ASCII, for outputs with no other signs."""
-    for sign, spelled in _PLAIN.items():
-        text = text.replace(sign, spelled)
-    return text.encode("ascii", "replace").decode("ascii")

@@ -67,8 +67,7 @@ def certificate(run: RunData) -> Certificate:
         ),
         "near": (
             "Near a critical point",
-            "The layers satisfy the first of (E9) to within a tenth: shapes and medians of the energies "
-            "can be read, "
+            "The layers satisfy the first of (E9) to within a tenth: shapes and medians of the energies can be read, "
             "their digits cannot.",
         ),
         "bad": (
@@ -78,8 +77,7 @@ def certificate(run: RunData) -> Certificate:
         ),
         "unknown": (
             "No certificate",
-            "The run recorded no stationarity residual, so nothing says whether this is a critical point: "
-            "read the "
+            "The run recorded no stationarity residual, so nothing says whether this is a critical point: read the "
             "energies as unverified.",
         ),
     }[which]
@@ -109,7 +107,10 @@ def momenta_caveat(run: RunData) -> str:
         return "Unverified: no stationarity residual was recorded, and everything made from B or H depends on it."
     residual = show(run.value("residual_max"), 3)
     if which == "near":
-        return f"Read shapes, not digits: the largest residual is {residual} (above {show(DIGITS)}), so B and H are approximate."
+        limit = show(DIGITS)
+        return (
+            f"Read shapes, not digits: the largest residual is {residual} (above {limit}), so B and H are approximate."
+        )
     return (
         f"Optimisation error, not physics: the largest residual is {residual} (above {show(SHAPES)}), so curves made "
         "from B or H mean little."

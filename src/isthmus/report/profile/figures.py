@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from isthmus.report._numbers import finite, show
-from isthmus.report.figures.spec import ColourScale, Figure, Panel, Series, Value, joined
-from isthmus.report.profile_data import Layer, ProfileData
+from isthmus.report.profile.data import Layer, ProfileData
+from isthmus.report.spec import ColourScale, Figure, Panel, Series, Value, joined
 from isthmus.report.style import BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, VERMILION, quoted, shade
 from isthmus.thresholds import IDLE, RANK
 

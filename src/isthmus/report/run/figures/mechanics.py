@@ -5,7 +5,7 @@ from typing import Any
 
 from isthmus.columns import STATES
 from isthmus.report._numbers import finite, show
-from isthmus.report.figures.spec import Figure, Panel, Series, slow_bands
+from isthmus.report.spec import Figure, Panel, Series, slow_bands
 from isthmus.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 from isthmus.runs.reader import RunData
 
@@ -48,12 +48,10 @@ def energies_figure(run: RunData) -> Figure:
         "energies",
         "Energies along {p}",
         tuple(panels),
-        "Along a geodesic {H} (E10) is constant in {p}: how flat the black line is says how far to trust "
-        "it. Kinetic energy should "
-        "be near zero in the slow stretch and large in the jumps at both ends, while the potential energy "
-        "−({L}/2)·COI mirrors it. "
-        "The cross term of (E6) is called minor in arXiv:2405.17573 and not measured there. Compare its "
-        "Figure 1c.",
+        "Along a geodesic {H} (E10) is constant in {p}: how flat the black line is says how far to trust it. Kinetic "
+        "energy should be near zero in the slow stretch and large in the jumps at both ends, while the potential "
+        "energy −({L}/2)·COI mirrors it. The cross term of (E6) is called minor in arXiv:2405.17573 and not measured "
+        "there. Compare its Figure 1c.",
         needs_momenta=True,
         notes=tuple(notes),
     )
@@ -84,11 +82,9 @@ def rank_figure(run: RunData) -> Figure:
         "rank",
         "Two estimates of the bottleneck rank along {p}",
         tuple(panels),
-        "{rank} approaches {k} from below and the smallest cost of identity from above; where the curves "
-        "meet the path is slow (E11), "
-        "and the gap between them bounds what can be said (E12). The exact cost of identity is "
-        "discontinuous: "
-        "trust it only where the stable one (E7) agrees.",
+        "{rank} approaches {k} from below and the smallest cost of identity from above; where the curves meet the path "
+        "is slow (E11), and the gap between them bounds what can be said (E12). The exact cost of identity is "
+        "discontinuous: trust it only where the stable one (E7) agrees.",
         needs_momenta=True,
         notes=tuple(notes),
     )
@@ -124,10 +120,9 @@ def ranks_figure(run: RunData) -> Figure:
             Panel("speed", MIDPOINTS, "speed", speed, log=True, bands=shared, band_label="slow layers"),
         ),
         f"Ranks count singular values above {above}; the stable rank is "
-        "‖·‖²<sub>F</sub>/‖·‖²<sub>op</sub>, the nuclear rank "
-        "‖·‖²<sub>*</sub>/‖·‖²<sub>F</sub>, a lower bound of the cost of identity without the appended 1. "
-        "Slow layers move little per "
-        "unit of {p}; by (E11) the speed is of order {L} outside them.",
+        "‖·‖²<sub>F</sub>/‖·‖²<sub>op</sub>, the nuclear rank ‖·‖²<sub>*</sub>/‖·‖²<sub>F</sub>, a lower bound of the "
+        "cost of identity without the appended 1. Slow layers move little per unit of {p}; by (E11) the speed is of "
+        "order {L} outside them.",
     )
 
 
@@ -157,10 +152,9 @@ def bounds_figure(run: RunData) -> Figure:
             ),
             Panel("path length", "{p}", "cumulative length", length, bands=shared, band_label="slow layers"),
         ),
-        "The bounds (E12) between −2<i>H</i>/{L} and the cost of identity need these to stay bounded as "
-        "{L} grows; "
-        "the length should climb in the jumps and hardly at all in between. Compare Figure 3 of "
-        "arXiv:2405.17573, which takes them across {L}.",
+        "The bounds (E12) between −2<i>H</i>/{L} and the cost of identity need these to stay bounded as {L} grows; the "
+        "length should climb in the jumps and hardly at all in between. Compare Figure 3 of arXiv:2405.17573, which "
+        "takes them across {L}.",
         needs_momenta=True,
     )
 

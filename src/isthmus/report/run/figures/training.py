@@ -1,7 +1,7 @@
 """Figures of the training: objective, test error, and the stationarity residual."""
 
 from isthmus.report._numbers import finite, number, show
-from isthmus.report.figures.spec import Figure, Panel, Reference, Series
+from isthmus.report.spec import Figure, Panel, Reference, Series
 from isthmus.report.style import BLUE, GREEN, INK, PURPLE, VERMILION, quoted
 from isthmus.runs.reader import RunData
 from isthmus.thresholds import CRITICAL, DIGITS, SHAPES
@@ -55,9 +55,8 @@ def objective_figure(run: RunData) -> Figure:
     empty = "no training history was recorded"
     panels = [Panel("", "step", "cost", series, log=True, verticals=marks, empty=empty)]
     reading = (
-        "The objective (E3) is the data cost plus the penalty; a flat end means that the optimiser has "
-        "stopped gaining, "
-        "not that it has arrived: for that, see the residual."
+        "The objective (E3) is the data cost plus the penalty; a flat end means that the optimiser has stopped "
+        "gaining, not that it has arrived: for that, see the residual."
     )
     if finite(run.trace("test_accuracy")):
         accuracy = (Series(*recorded(run, "test_accuracy"), "test accuracy", GREEN, marker=dots),)
@@ -95,7 +94,14 @@ def residual_figure(run: RunData) -> Figure:
                 verticals=stage_marks(run),
                 empty="no training history was recorded",
             ),
-            Panel("per layer, at the end", "{p}, layers at their midpoints", "relative residual", per_layer, log=True, horizontals=lines),
+            Panel(
+                "per layer, at the end",
+                "{p}, layers at their midpoints",
+                "relative residual",
+                per_layer,
+                log=True,
+                horizontals=lines,
+            ),
         ),
         "The relative distance of the weights from the first of (E9); it is the gradient of the objective "
         "in the scale of "

@@ -1,39 +1,13 @@
 """The tables of a run's page, of layers and of states: which columns, their heads, what they mean."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import polars as pl
 
 from isthmus import columns
 from isthmus.report._numbers import MISSING, number, show
-from isthmus.report.style import web
+from isthmus.report.tables import Cell, Column
 from isthmus.runs.reader import RunData
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a page's table; `extra` ones are shown on request."""
-
-    key: str
-    head: str
-    meaning: str
-    extra: bool = False
-
-    @property
-    def title(self) -> str:
-        """The head as HTML."""
-        return web(self.head)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell as shown, and the value that sorting uses ("" where there is none)."""
-
-    text: str
-    sort: str
-    extra: bool
-
 
 _FIRST = (
     *("layer", "p", "rho", "rank_w", "minus_2h_over_l", "kinetic_stable", "potential_stable", "hamiltonian"),
