@@ -84,7 +84,7 @@ def test_page_shows_its_parts(reported: Path) -> None:
         "effective_depth: 7.0",
         "versions.torch 2.13.0+cpu",
         "seed of the run 3",
-        "show all 27 columns",
+        "show all 26 columns",
         "show all 10 columns",
     ):
         assert sentence.replace(" ", "") in text.replace(" ", ""), sentence

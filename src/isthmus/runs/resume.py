@@ -60,8 +60,11 @@ def load(place: RunFolder, config: RunConfig, built: Built) -> dict[str, Any] | 
     result: Mapping[str, Any] | None = state["result"]
     version = version_of(path)
     if version != VERSION and (extended or result is None):
-        reason = f"{path} has version {version} of the format, this isthmus resumes from version {VERSION}"
-        raise _not_resumable(place, f"{reason}. What optimisers save has changed, its weights can still be read")
+        reason = f"{path} has version {version} of the format, this isthmus reads version {VERSION}"
+        raise _not_resumable(
+            place,
+            f"{reason}; use the isthmus that wrote it. What optimisers save has changed, its weights can still be read",
+        )
     if extended and result is not None and result["status"] == Status.DIVERGED:
         raise _not_resumable(place, f"the run in {place.path} diverged, so that it cannot be extended")
     try:
