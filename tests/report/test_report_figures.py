@@ -3,6 +3,7 @@
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_curves_stand_where_their_quantities_do(make_run: Make) -> None:
     run = load_run(make_run())
     figures = {figure.key: figure for figure in build_figures(run)}
     states = [0.0, *run.column("p")]
-    middles = [(low + high) / 2 for low, high in zip(states[:-1], states[1:], strict=True)]
+    middles = [(low + high) / 2 for low, high in pairwise(states)]
     cost, estimate, _ = figures["rank"].panels[0].series
     assert list(cost.x) == states and cost.y == run.state("coi_stable") and cost.x[-1] == pytest.approx(1.0)
     assert list(estimate.x) == pytest.approx(middles) and estimate.y == run.column("minus_2h_over_l_stable")
