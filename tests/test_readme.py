@@ -31,7 +31,8 @@ def test_the_solving_example_converges(tmp_path, monkeypatch, capsys):
 def test_the_python_example_runs_and_finds_what_it_says(tmp_path, monkeypatch, capsys):
     names = run(TRAINING, tmp_path, monkeypatch)
     assert (tmp_path / "layers.csv").read_text().startswith("layer,p,rho")
-    assert "bottleneck of rank" in capsys.readouterr().out
+    assert "No verdict: the residual is 0.3, beyond 0.1" in capsys.readouterr().out
+    assert (tmp_path / "layers-states.csv").read_text().startswith("state,p,coi")
     assert max(names["table"]["residual"]) < 1.0
 
 

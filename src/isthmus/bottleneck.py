@@ -8,11 +8,19 @@ import torch
 from isthmus._rooms import callable_room
 from isthmus.geodesic import Geodesic
 from isthmus.mechanics import MechanicsTable, mechanics, rank, spectra
-
-# Above this, energies and H describe the optimiser; see `isthmus.mechanics.stationarity_residual`.
-RESIDUAL_TRUSTED = 0.1
-# A plateau must span this number of states and this length of p to be called one.
-PLATEAU_STATES, PLATEAU_LENGTH = 3, 0.15
+from isthmus.thresholds import (
+    COI_OFF,
+    COLLAPSED,
+    MINUS_2H_ABOVE,
+    MINUS_2H_BELOW,
+    OVERFIT,
+    PLATEAU_LENGTH,
+    PLATEAU_STATES,
+    RANK,
+    RANK_ABOUT_MEAN,
+    SHAPES,
+    TIMESCALES,
+)
 
 
 @dataclass(frozen=True)
@@ -20,11 +28,11 @@ class Bottleneck:
     """The bottleneck of a path, with its doubts.
 
     Args:
-        rank: estimate of k*, or None where the network has collapsed.
+        rank: estimate of k*, or None where the network has collapsed; counted also where there is no verdict.
         trusted: whether there is no doubt.
         method: how the estimate was made.
         doubts: why it may be wrong, a sentence each.
-        verdict: one paragraph.
+        verdict: one paragraph; "No verdict" where the residual is beyond `isthmus.thresholds.SHAPES`.
         slow: layers (1..L) where representations drift; see ``slow`` of the table.
         fast: the others.
         ranks_A: ranks of ``A_0 … A_L`` at the threshold.
@@ -66,11 +74,11 @@ def longest_run(values: list[int], wanted: int) -> tuple[int, int]:
 def collapsed(geodesic: Geodesic) -> bool:
     """Whether the weights carry nothing that depends on the inputs: the end state is their leak plus a constant.
 
-    ``‖A_L − Π(1 − ρ_ℓL̃)·A_0‖`` about the mean, below 1e-3 of ``‖A_0‖`` about the mean.
+    ``‖A_L − Π(1 − ρ_ℓL̃)·A_0‖`` about the mean, below `COLLAPSED` of ``‖A_0‖`` about the mean.
     """
     leak = float((1 - geodesic.rho * geodesic.effective_depth).prod())
     A0, carried = geodesic.A[0], geodesic.A[-1] - leak * geodesic.A[0]
-    return bool((carried - carried.mean(0)).norm() < 1e-3 * (A0 - A0.mean(0)).norm())
+    return bool((carried - carried.mean(0)).norm() < COLLAPSED * (A0 - A0.mean(0)).norm())
 
 
 def _doubts(
@@ -79,9 +87,9 @@ def _doubts(
     doubts = []
     summary = table.summary()
     residual = float(summary["residual_max"] or 0.0)
-    if not residual <= RESIDUAL_TRUSTED:
+    if not residual <= SHAPES:
         doubts.append(
-            f"the stationarity residual reaches {residual:.2g} (trusted up to {RESIDUAL_TRUSTED}): this is no "
+            f"the stationarity residual reaches {residual:.2g} (trusted up to {SHAPES:g}): this is no "
             "critical point, and B, H and −2H/L̃ show optimisation error"
         )
     p = geodesic.positions
@@ -89,26 +97,51 @@ def _doubts(
     if states < PLATEAU_STATES or length < PLATEAU_LENGTH:
         doubts.append(
             f"no plateau: the rank stays at its minimum for {states} state(s) over {length:.2g} of p "
-            f"(asked for {PLATEAU_STATES} and {PLATEAU_LENGTH})"
+            f"(at least {PLATEAU_STATES} and {PLATEAU_LENGTH} are needed)"
         )
     middle = spectra(geodesic.A[(plateau[0] + plateau[1]) // 2])
     low, high = int(rank(middle, min(3 * threshold, 0.99))), int(rank(middle, threshold / 3))
     if low != high:
         doubts.append(f"the rank depends on the threshold: {low} at {3 * threshold:.2g}, {high} at {threshold / 3:.2g}")
-    coi = float(summary["min_coi_stable"] or 0.0)
-    if abs(coi - estimate) > 0.5:
-        doubts.append(f"the stable cost of identity has its minimum at {coi:.3g}, not near {estimate}")
+    costs = [float(value) for value in table["coi_stable"]]
+    coi = min(costs)
+    if abs(coi - estimate) > COI_OFF:
+        state = costs.index(coi)
+        doubts.append(
+            f"the stable cost of identity has its minimum, {coi:.3g}, at p = {float(p[state]):.2f} (A_{state}): "
+            f"not near {estimate}"
+        )
     h = summary["minus_2h_over_l_median"]
     if h is None:
         doubts.append("at L̃ = 0 nothing presses for a bottleneck, and −2H/L̃ is not defined")
-    elif not estimate - 1 <= h <= estimate + 0.5:
+    elif not estimate - MINUS_2H_BELOW <= h <= estimate + MINUS_2H_ABOVE:
         doubts.append(f"−2H/L̃ is {h:.3g} (median over layers), where an estimate from below of {estimate} was expected")
-    if 0 < geodesic.effective_depth < 3:
+    if 0 < geodesic.effective_depth < TIMESCALES:
         doubts.append(f"at L̃ = {geodesic.effective_depth:g} the two timescales are hardly separated")
     return doubts
 
 
-def bottleneck(geodesic: Geodesic, table: MechanicsTable | None = None, threshold: float = 1e-2) -> Bottleneck:
+def _overfit(geodesic: Geodesic, test_cost: float | None) -> list[str]:
+    """A doubt where the test cost is `OVERFIT` times the training cost, or times the penalty if that is larger.
+
+    At a minimum the penalty is what the objective pays for the fit: misfits below it are not worth its while, and say
+    nothing of rows that were learned by heart.
+    """
+    train, penalty = geodesic.data_cost, geodesic.objective - geodesic.data_cost
+    if test_cost is None or not test_cost > OVERFIT * max(train, penalty):
+        return []
+    return [
+        f"the test cost is {test_cost:.3g}, the training cost {train:.3g} (penalty {penalty:.3g}): the network fits "
+        "its rows rather than the task (overfitting)"
+    ]
+
+
+def bottleneck(
+    geodesic: Geodesic,
+    table: MechanicsTable | None = None,
+    threshold: float = RANK,
+    test_cost: float | None = None,
+) -> Bottleneck:
     """Ranks, slow and fast layers, and one estimate of the bottleneck rank k*, with the reasons to distrust it.
 
     The estimate is the least number of singular values of an interior state ``A_1 … A_{L−1}`` above the threshold. With
@@ -118,6 +151,7 @@ def bottleneck(geodesic: Geodesic, table: MechanicsTable | None = None, threshol
         geodesic: a path.
         table: its mechanics, if they are at hand.
         threshold: relative to the largest singular value of each state.
+        test_cost: data cost on rows that were not trained on, where there are any; far above the training's, a doubt.
 
     Raises:
         ValueError: a threshold outside (0, 1); see also `isthmus.mechanics.mechanics`.
@@ -152,27 +186,35 @@ def bottleneck(geodesic: Geodesic, table: MechanicsTable | None = None, threshol
     estimate = min(interior)
     first, last = longest_run(interior, estimate)
     plateau = (first + offset, last + offset)
-    doubts = tuple(_doubts(geodesic, table, estimate, plateau, threshold))
+    doubts = (*_doubts(geodesic, table, estimate, plateau, threshold), *_overfit(geodesic, test_cost))
+    residual = max(float(value) for value in table["residual"])
     A = geodesic.A[(plateau[0] + plateau[1]) // 2]
-    centred = int(rank(torch.linalg.svdvals(A - A.mean(0)), 0.2))
+    centred = int(rank(torch.linalg.svdvals(A - A.mean(0)), RANK_ABOUT_MEAN))
     which = "A_1 … A_(L−1)" if offset else "A_0 … A_L"
     method = (
         f"the least number of singular values of {which} above {threshold:g} times the largest, held from "
         f"A_{plateau[0]} to A_{plateau[1]}; about its mean the representation varies in {centred} of these directions "
-        "(above 0.2 of the largest)"
+        f"(above {RANK_ABOUT_MEAN:g} of the largest)"
     )
     return Bottleneck(
         rank=estimate,
         trusted=not doubts,
         method=method,
         doubts=doubts,
-        verdict=_verdict(geodesic, estimate, plateau, doubts),
+        verdict=_verdict(geodesic, estimate, plateau, doubts, residual),
         plateau=plateau,
         **common,
     )
 
 
-def _verdict(geodesic: Geodesic, estimate: int, plateau: tuple[int, int], doubts: tuple[str, ...]) -> str:
+def _verdict(
+    geodesic: Geodesic, estimate: int, plateau: tuple[int, int], doubts: tuple[str, ...], residual: float
+) -> str:
+    if not residual <= SHAPES:
+        return (
+            f"No verdict: the residual is {residual:.2g}, beyond {SHAPES:g}: this is no critical point, and energies, "
+            "H and ranks show where the optimiser stopped."
+        )
     start, end = (float(geodesic.positions[i]) for i in plateau)
     where = f"from p = {start:.2f} to {end:.2f}" if end > start else f"at p = {start:.2f}"
     said = f"A bottleneck of rank {estimate} {where}"

@@ -32,20 +32,17 @@ class Column:
 _PER_P = "per unit of p"
 _DATA = "that of the data"
 
-# Staggered quantities stand at (A_{ℓ−1}, B_ℓ).
+# Staggered quantities pair A_{ℓ−1} with B_ℓ: they are drawn at the layer's midpoint.
 LAYERS: dict[str, Column] = {
     "layer": Column("ℓ", "ℓ = 1..L", "layers", "integer", "required"),
     "p": Column("p", "p_ℓ, end of the layer", presence="required"),
     "rho": Column("ρ", "step-size ρ_ℓ", "p"),
     "rho_effective_depth": Column("ρL̃", "ρ_ℓL̃; 1: fully connected layer, above 1: the skip changes its sign"),
-    "coi": Column("COI", "cost of identity ‖A_{ℓ−1}‖_K² (E6), the part in the image of K: discontinuous", "dimensions"),
-    "coi_stable": Column("COI stable", "cost of identity with γ = γ_0‖K‖_op (E7)", "dimensions"),
-    "coi_off_image": Column("off image", "relative size of what `coi` drops; the strict value is infinite unless 0"),
-    "kinetic": Column("kinetic", "(1/2L̃)‖∂_pA‖_K² (E6)", "dimensions"),
+    "kinetic": Column("kinetic", "(1/2L̃)‖∂_pA‖_K² (E6), K of A_{ℓ−1}", "dimensions"),
     "kinetic_stable": Column("kinetic stable", "(1/2L̃)‖∂_pA‖² in the stable norm (E6), (E7)", "dimensions"),
-    "potential": Column("potential", "−(L̃/2)·COI (E6)", "dimensions"),
+    "potential": Column("potential", "−(L̃/2)·COI of A_{ℓ−1} (E6)", "dimensions"),
     "potential_stable": Column("potential stable", "−(L̃/2)·COI in the stable norm (E6), (E7)", "dimensions"),
-    "cross": Column("cross", "⟨∂_pA, A⟩_K (E6)", "dimensions"),
+    "cross": Column("cross", "⟨∂_pA, A_{ℓ−1}⟩_K (E6)", "dimensions"),
     "cross_stable": Column("cross stable", "⟨∂_pA, A⟩ in the stable norm (E6), (E7)", "dimensions"),
     "hamiltonian": Column("H", "H(A_{ℓ−1}, B_ℓ) (E10), staggered", "dimensions"),
     "hamiltonian_stable": Column("H stable", "kinetic_stable + potential_stable (E11)", "dimensions"),
@@ -59,18 +56,25 @@ LAYERS: dict[str, Column] = {
     "speed_k": Column("speed", "‖∂_pA‖_{K+γI}, the speed of (E11)", _PER_P),
     "step_change": Column("step change", "‖A_ℓ − A_{ℓ−1}‖_F/‖A_ℓ‖_F, which the adaptive mesh equalises"),
     "path_length": Column("path length", "∫_0^{p_ℓ} ‖∂_pA‖_{K+γI} dp"),
-    "norm_a": Column("‖A‖", "‖A_{ℓ−1}‖_F", _DATA),
-    "norm_b": Column("‖B‖", "‖B_ℓ‖_F, the momenta (E8)"),
     "norm_b_features": Column("‖Bσᵀ‖", "‖B_ℓσ(A_{ℓ−1})ᵀ‖_F"),
     "norm_w": Column("‖W‖", "‖W_ℓ‖_F, bias included"),
     "norm_bias": Column("‖b‖", "‖b_ℓ‖, the bias column of W_ℓ"),
-    "stable_rank_a": Column("stable rank A", "‖A_{ℓ−1}‖_F²/‖A_{ℓ−1}‖_op²"),
-    "nuclear_rank_a": Column("nuclear rank A", "‖A_{ℓ−1}‖_*²/‖A_{ℓ−1}‖_F²"),
     "stable_rank_w": Column("stable rank W", "‖W_ℓ‖_F²/‖W_ℓ‖_op²"),
-    "rank_a": Column(
-        "rank A", "singular values of A_{ℓ−1} above the threshold, relative to the largest", kind="integer"
-    ),
     "rank_w": Column("rank W", "singular values of W_ℓ above the threshold, relative to the largest", kind="integer"),
     "slow": Column("slow", "speed_k is at most half its mean over p: here the representation drifts", kind="flag"),
 }
-"""The mechanics table, one row a layer; see `isthmus.mechanics.mechanics`."""
+"""What belongs to a layer, one row each; see `isthmus.mechanics.mechanics`."""
+
+STATES: dict[str, Column] = {
+    "state": Column("ℓ", "ℓ = 0..L", "states", "integer", "required"),
+    "p": Column("p", "p_ℓ, where the state is", presence="required"),
+    "coi": Column("COI", "cost of identity ‖A_ℓ‖_K² (E6), the part in the image of K: discontinuous", "dimensions"),
+    "coi_stable": Column("COI stable", "cost of identity with γ = γ_0‖K‖_op (E7)", "dimensions"),
+    "coi_off_image": Column("off image", "relative size of what `coi` drops; the strict value is infinite unless 0"),
+    "rank_a": Column("rank A", "singular values of A_ℓ above the threshold, relative to the largest", kind="integer"),
+    "stable_rank_a": Column("stable rank A", "‖A_ℓ‖_F²/‖A_ℓ‖_op²"),
+    "nuclear_rank_a": Column("nuclear rank A", "‖A_ℓ‖_*²/‖A_ℓ‖_F²"),
+    "norm_a": Column("‖A‖", "‖A_ℓ‖_F", _DATA),
+    "norm_b": Column("‖B‖", "‖B_ℓ‖_F, the momenta (E8)"),
+}
+"""What belongs to a state A_ℓ alone, one row each, A_0 and A_L included."""

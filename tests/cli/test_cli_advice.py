@@ -1,6 +1,7 @@
 """Every command that the program prints is one that it takes as it stands, also where a folder has a space."""
 
 import ast
+import html
 import json
 import re
 import shlex
@@ -13,8 +14,10 @@ import typer
 import isthmus
 from isthmus.cli import interrupts
 from isthmus.cli.main import app
+from isthmus.report.run.page import RunReport
 from isthmus.runs import RunConfig, RunFolder, load_state, save_state
 from isthmus.runs import state as format_
+from isthmus.runs.reader import load_run
 from isthmus.solve import recipes
 
 SMALL = (
@@ -28,7 +31,7 @@ RUN = "my run"
 def commands(text):
     """The commands in a message, whole: those in backticks and those that end a line."""
     found = re.findall(r"`(isthmus [^`]*)`", text)
-    return found + re.findall(r"(?:with|afterwards|then): (isthmus [^`\n]*)$", text, re.MULTILINE)
+    return found + re.findall(r"(?:with|afterwards|then|end): (isthmus [^`\n]*)$", text, re.MULTILINE)
 
 
 def parsed(line):
@@ -169,7 +172,12 @@ def test_a_run_of_an_earlier_version(cli, trained):
         about["digest"] = format_.digest(format_._dump(tree), tensors, 1)
         path.write_bytes(format_.save(tensors, {format_.FORMAT: format_._dump(about)}))
     assert cli("certify", RUN).code == 0
-    ended = cli("train", "--resume", "--out", RUN)
+    (trained / "states.parquet").unlink()
+    line = only_command(cli("show", RUN).out.split("Certificate")[0])
+    assert resumes(line)
+    assert cli(*shlex.split(line)[1:], "--no-report", "--quiet").code == 0
+    assert (trained / "states.parquet").is_file()
+    ended = cli("train", "--resume", "--extend", "4", "--out", RUN)
     assert ended.code == 2
     line = only_command(ended.err)
     assert cli(*shlex.split(line)[1:], "--no-report", "--quiet").code == 0
@@ -228,6 +236,31 @@ def test_a_file_alone_is_certified_and_probed(cli, trained):
     assert alone.replace("shared.safetensors", "") == whole.replace("my run/model.safetensors", "").replace(RUN, "")
     ended = cli("probe", "shared.safetensors", "--null", "none")
     assert ended.code == 0 and "A_8" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dtype", "activation"),
+    [("default", "float64", "relu"), ("default", "float32", "smooth_relu"), ("kinks", "float64", "relu")],
+)
+def test_the_advice_of_the_report_is_of_the_run_itself(cli, recipe, dtype, activation, monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, "kinks", lambda steps=50, rate=1.0: recipes.kinks(steps, rate))
+    monkeypatch.setitem(recipes.RECIPES, "geodesic", lambda steps=50, rate=None: recipes.geodesic(steps))
+    settings = ("--solver", recipe, "--dtype", dtype, "--activation", activation, "--steps", "12", "--out", RUN)
+    assert cli("train", *SMALL, *settings).code == 0
+    shown = cli("show", RUN).out
+    assert "No verdict: the residual is" in shown and "default recipe" not in shown
+    line = only_command(shown)
+    page = RunReport(load_run(RUN)).render((), {})
+    assert line in html.unescape(page) and "default recipe" not in page
+    name, options = parsed(line)
+    assert name == "train"
+    if recipe == "kinks":
+        made = json.loads(Path(RUN, "summary.json").read_text())["steps"]
+        assert resumes(line) and options["train__extend"] == str(made)
+    else:
+        solver = "kinks" if activation == "relu" else "geodesic"
+        assert (options["model__init_from"], options["train__recipe"]) == (RUN, solver)
+    assert cli(*shlex.split(line)[1:], "--no-report", "--quiet").code == 0
 
 
 # --- further and from another run --------------------------------------------------------------------------------

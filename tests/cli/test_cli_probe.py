@@ -12,7 +12,10 @@ import torch
 
 from isthmus.cli.choices import Choices
 from isthmus.probe import Profile, probe
+from isthmus.report._numbers import show
+from isthmus.report.run.figures.build import build_figures
 from isthmus.runs import load_run_model
+from isthmus.runs.reader import load_run
 
 NETS = """
 import torch
@@ -195,6 +198,24 @@ def test_integers_go_to_an_embedding_as_they_are(nets):
     assert "120" in re.findall(r"^head .*", ended.out, re.M)[0]
 
 
+def assert_one_place_of_the_least_cost(cli, probed):
+    """`show`, the doubt of the verdict, the report's curve and the probe name one p for the least cost of identity."""
+    run = load_run("runs/run")
+    state = probed["coi_stable"].arg_min()
+    p = (probed["p"][state] or 0.0) if state else 0.0
+    text = cli("show", "runs/run").out
+    assert f"at p = {show(p, 3)} (A_{state})" in re.findall(r"^Smallest stable COI .*", text, re.M)[0]
+    rows = text.split("run: states\n")[1].splitlines()
+    place = re.split(r"  +", rows[0].strip()).index("COI")
+    least = min(rows[1 : probed.height + 1], key=lambda row: float(row.split()[place]))
+    assert least.split()[:2] == [str(state), show(p, 3)]
+    (doubt,) = [doubt for doubt in run.summary["doubts"] if "cost of identity" in doubt]
+    assert f"at p = {p:.2f} (A_{state})" in doubt
+    rank = next(figure for figure in build_figures(run) if figure.key == "rank")
+    curve = next(series for series in rank.panels[0].series if "cost of identity" in series.label)
+    assert curve.x[list(curve.y).index(min(curve.y))] == pytest.approx(p)
+
+
 def test_a_run_is_probed_on_its_own_data(nets, tiny):
     nets("train", *tiny, "--quiet", "--no-report")
     ended = nets("probe", "runs/run", "--out", "runs/run")
@@ -202,9 +223,10 @@ def test_a_run_is_probed_on_its_own_data(nets, tiny):
     assert Path("runs/run/profile.html").is_file() and Path("runs/run/summary.json").is_file()
     found = polars.read_parquet("runs/run/profile.parquet")
     layers = polars.read_parquet("runs/run/layers.parquet")
-    # row ℓ of the mechanics is about A before layer ℓ, and about the step out of it
-    assert found["coi_stable"].to_list()[:-1] == pytest.approx(layers["coi_stable"].to_list(), rel=1e-8)
+    states = polars.read_parquet("runs/run/states.parquet")
+    assert found["coi_stable"].to_list() == pytest.approx(states["coi_stable"].to_list(), rel=1e-8)
     assert found["step_change"].to_list()[1:] == pytest.approx(layers["step_change"].to_list(), rel=1e-8)
+    assert_one_place_of_the_least_cost(nets, found)
     numpy.savez("other.npz", x=torch.rand(50, 6, generator=torch.Generator().manual_seed(0)).numpy())
     ended = nets("probe", "runs/run", "--data", "other.npz", "--null", "none")
     assert ended.code == 0 and "the run's own data were normalised; these were not" in ended.out
@@ -327,7 +349,7 @@ def test_a_full_disk_fails(nets, monkeypatch):
     def full(data, folder):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("isthmus.report.profile_page.write_profile_page", full)
+    monkeypatch.setattr("isthmus.report.profile.page.write_profile_page", full)
     ended = nets("probe", "nets:make", "--data", "nets:inputs", "--shards", 1, "--null", "none", "--out", "out")
     assert ended.code == 1 and "error: no page was written: No space left on device; free space" in ended.err
 

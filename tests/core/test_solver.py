@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -572,21 +573,26 @@ def test_table_has_a_row_per_layer_and_saves(tmp_path, linear_geodesics):
     import polars
 
     table = mechanics(linear_geodesics[20])
-    assert table.depth == 20 and len(table["coi"]) == 20
+    assert table.depth == 20 and len(table["residual"]) == 20 and len(table["coi"]) == 21
     frame = table.to_dataframe()
-    assert frame.shape == (20, len(table))
+    assert frame.shape == (20, len(table.layers)) and table.states_dataframe().shape == (21, len(table.states))
+    assert len(table) == len(table.layers) + len(table.states) - 1  # p is in both
     for name in ("t.parquet", "t.csv"):
         file = table.save(tmp_path / name)
         back = polars.read_parquet(file) if name.endswith("parquet") else polars.read_csv(file)
-        assert back.columns == list(table)
+        assert back.columns == list(table.layers)
         assert back["hamiltonian"].to_list() == pytest.approx(table["hamiltonian"])
+        beside = file.with_name(f"t-states{file.suffix}")
+        states = polars.read_parquet(beside) if name.endswith("parquet") else polars.read_csv(beside)
+        assert states.columns == list(table.states) and states["coi"].to_list() == pytest.approx(table["coi"])
     with pytest.raises(ValueError, match=r"ending in \.parquet or \.csv"):
         table.save(tmp_path / "t.xlsx")
     with pytest.raises(KeyError, match="no column 'h'"):
         table["h"]
     spectra = table.spectra_dataframe()
     assert spectra.filter(kind="A").shape[0] == 21 * 6 and spectra.filter(kind="W").shape[0] == 20 * 6
-    assert "hamiltonian" not in str(table) and "residual" in str(table)
+    assert "hamiltonian" not in str(table) and "residual" in str(table) and "rank_a" in str(table)
+    assert len(str(table).splitlines()) == 1 + 20 + 1 + 21
     assert "staggered" in table.describe("hamiltonian")
 
 
@@ -603,7 +609,34 @@ def test_table_agrees_with_the_functions_it_gathers():
         stable = hamiltonian_from_velocity(A, velocity, 2.0, metric, metric.gamma(1e-2))
         assert table["hamiltonian_stable"][row] == pytest.approx(stable)
         assert table["minus_2h_over_l"][row] == pytest.approx(-table["hamiltonian"][row])
-        assert table["norm_b"][row] == pytest.approx(float(B.norm()))
+        assert table["norm_b"][row + 1] == pytest.approx(float(B.norm()))
+
+
+def test_state_quantities_stand_at_their_own_p_the_end_included():
+    from isthmus.mechanics import cost_of_identity, nuclear_rank, rank, stable_rank
+
+    # Ranks fall along the path: A_0 has 6 directions, what the leak leaves of them fewer.
+    g = problem(depth=8, L_tilde=6.0).geodesic()
+    table = mechanics(g, gamma0=1e-2, rank_threshold=0.3)
+    assert table.states["p"] == g.positions.tolist() and table.states["state"] == list(range(9))
+    assert table["rank_a"] == [int((s > 0.3 * s.max()).sum()) for s in table.spectra_a]
+    long = table.spectra_dataframe().filter(kind="A")
+    for p, found in zip(table.states["p"], table["rank_a"], strict=True):
+        values = long.filter(p=p)["value"]
+        assert found == (values > 0.3 * values.max()).sum()
+    assert table.states["p"][-1] == 1.0
+    for state, A in enumerate(g.A):
+        s = torch.linalg.svdvals(A)
+        assert table["rank_a"][state] == int(rank(s, 0.3))
+        assert table["stable_rank_a"][state] == pytest.approx(float(stable_rank(s)))
+        assert table["nuclear_rank_a"][state] == pytest.approx(float(nuclear_rank(s)))
+        assert table["coi"][state] == pytest.approx(cost_of_identity(A, g.activation))
+        assert table["coi_stable"][state] == pytest.approx(cost_of_identity(A, g.activation, 1e-2))
+        assert table["norm_a"][state] == pytest.approx(float(A.norm()))
+        assert table["norm_b"][state] == pytest.approx(float(g.M[state].norm()) / 6)
+    assert table["coi_stable"][0] != pytest.approx(table["coi_stable"][1], rel=1e-2)  # a shift would be seen
+    assert table.summary()["min_coi_stable"] == min(table["coi_stable"])
+    assert not set(table.layers) & {"coi", "coi_stable", "rank_a", "stable_rank_a", "nuclear_rank_a", "norm_a"}
 
 
 def test_table_at_l_tilde_zero_has_no_energies_but_all_norms():
@@ -632,6 +665,8 @@ def test_bottleneck_of_a_collapsed_network_is_named():
 def test_bottleneck_doubts_an_untrained_network():
     b = bottleneck(problem(depth=20, L_tilde=7.0).geodesic())
     assert not b.trusted and any("residual" in doubt for doubt in b.doubts)
+    assert b.verdict.startswith("No verdict: the residual is ") and "rank 1" not in b.verdict
+    assert b.rank == min(b.ranks_A[1:-1])  # still to be had
     assert set(b.slow) | set(b.fast) == set(range(1, 21)) and len(b.ranks_A) == 21 and len(b.ranks_W) == 20
 
 
@@ -656,6 +691,17 @@ def test_bottleneck_trusts_a_made_geodesic():
     )
     b = bottleneck(g)
     assert b.rank == 2 and b.trusted, b.doubts
+    costs = replace(g, objective=0.31, data_cost=0.01)
+    # Three times the training cost would be 0.03; three times the penalty, which it is worth, is 0.9.
+    assert bottleneck(costs, test_cost=0.89).trusted and bottleneck(costs, test_cost=None).trusted
+    overfit = bottleneck(costs, test_cost=0.91)
+    assert not overfit.trusted and overfit.rank == 2
+    assert overfit.doubts == (
+        "the test cost is 0.91, the training cost 0.01 (penalty 0.3): the network fits its rows rather than the task "
+        "(overfitting)",
+    )
+    untold = replace(g, objective=1.5, data_cost=1.2)
+    assert bottleneck(untold, test_cost=3.5).trusted and not bottleneck(untold, test_cost=3.7).trusted
     assert b.plateau == (1, 9) and "rank 2" in b.verdict
     assert mechanics(g).summary()["minus_2h_over_l_median"] == pytest.approx(2.0)
 

@@ -86,7 +86,7 @@ def test_a_leaky_resnet_has_the_hamiltonian_of_mechanics(activation, loss):
         close(found.scaled[i], 3 * table["hamiltonian"][i])
         close(found.stationarity[i], table["residual"][i])
         # B = M/L̃, and the profile's momenta are M·ρ
-        close(profile["momentum_norm"][i + 1] / float(rho[i]) / 3, table["norm_b"][i])
+        close(profile["momentum_norm"][i + 1] / float(rho[i]) / 3, table["norm_b"][i + 1])
         close(profile["momentum_features"][i + 1] / float(rho[i]) / 3, table["norm_b_features"][i])
     assert len(found.standard_errors) == 5 and min(found.standard_errors) > 0
 

@@ -31,7 +31,7 @@ class Sketch:
     effective_depth: float = 7.0
     rank: int = 3
     width: int = 100
-    residual: float = 6e-4
+    residual: float = 6e-5
     rows: int = 300
     samples: int = 120
     classes: int = 0
@@ -64,37 +64,27 @@ def _layers(sketch: Sketch) -> pl.DataFrame:
     rho, p = _mesh(sketch)
     before = p - rho
     L, n = sketch.effective_depth, sketch.depth
-    modes = _modes(sketch, before)
     end = np.exp(-before / 0.05) + np.exp(-(1 - p) / 0.05)
     alive = 0.0 if sketch.collapsed else 1.0
     coi = alive * (sketch.rank + 0.05 + 24 * end)
     noise = min(sketch.residual, 3.0) * rng.normal(size=n)
     estimate = alive * (sketch.rank - 0.35) * (1 + 8 * noise)
     speed = alive * L * np.sqrt(np.maximum(coi - (sketch.rank - 0.35), 0.0)) / 9
-    square = np.maximum((modes**2).sum(1), 1e-300)
     table: dict[str, Any] = {
         "layer": np.arange(1, n + 1),
         "p": p,
         "rho": rho,
         "rho_effective_depth": rho * L,
-        "coi": coi,
-        "coi_stable": 0.985 * coi,
-        "coi_off_image": np.abs(1e-9 * rng.normal(size=n)),
         "residual": sketch.residual * np.exp(-np.abs(rng.normal(size=n))),
         "balancedness_defect": np.abs(noise),
         "speed": speed,
         "speed_k": 3 * speed,
         "step_change": speed * rho,
         "path_length": np.cumsum(speed * rho) * 3,
-        "norm_a": np.sqrt((modes**2).sum(1)),
-        "norm_b": 1.5 + 0.4 * end,
         "norm_b_features": 2.0 + 0.3 * end,
         "norm_w": alive * (9 + 3 * end),
         "norm_bias": alive * (0.4 + 0.1 * end),
-        "stable_rank_a": square / np.maximum(modes.max(1) ** 2, 1e-300),
-        "nuclear_rank_a": modes.sum(1) ** 2 / square,
         "stable_rank_w": sketch.rank + 4 * end,
-        "rank_a": (modes > 0.01 * modes.max(1, keepdims=True)).sum(1),
         "rank_w": (sketch.rank + 20 * end).astype(int),
         "slow": (before > 0.15) & (p < 0.85) & (not sketch.collapsed),
     }
@@ -110,6 +100,30 @@ def _layers(sketch: Sketch) -> pl.DataFrame:
         table[f"{key}_stable"] = [None] * n if L == 0 else 0.985 * np.asarray(values)
     table["residual"][np.argmax(table["residual"])] = sketch.residual
     return pl.DataFrame(table)
+
+
+def _states(sketch: Sketch) -> pl.DataFrame:
+    rng = np.random.default_rng(3)
+    _, p = _mesh(sketch)
+    at = np.concatenate([[0.0], p])
+    modes = _modes(sketch, at)
+    end = np.exp(-at / 0.05) + np.exp(-(1 - at) / 0.05)
+    coi = (0.0 if sketch.collapsed else 1.0) * (sketch.rank + 0.05 + 24 * end)
+    square = np.maximum((modes**2).sum(1), 1e-300)
+    return pl.DataFrame(
+        {
+            "state": np.arange(sketch.depth + 1),
+            "p": at,
+            "coi": coi,
+            "coi_stable": 0.985 * coi,
+            "coi_off_image": np.abs(1e-9 * rng.normal(size=sketch.depth + 1)),
+            "rank_a": (modes > 0.01 * modes.max(1, keepdims=True)).sum(1),
+            "stable_rank_a": square / np.maximum(modes.max(1) ** 2, 1e-300),
+            "nuclear_rank_a": modes.sum(1) ** 2 / square,
+            "norm_a": np.sqrt((modes**2).sum(1)),
+            "norm_b": 1.5 + 0.4 * end,
+        }
+    )
 
 
 def _history(sketch: Sketch) -> pl.DataFrame:
@@ -194,7 +208,7 @@ def _projection(sketch: Sketch) -> pl.DataFrame:
     )
 
 
-def _summary(sketch: Sketch, layers: pl.DataFrame) -> dict[str, Any]:
+def _summary(sketch: Sketch, layers: pl.DataFrame, states: pl.DataFrame) -> dict[str, Any]:
     zero = sketch.effective_depth == 0
     estimate = [] if zero else layers["minus_2h_over_l"].to_list()
     bad = sketch.residual > 0.1
@@ -218,8 +232,8 @@ def _summary(sketch: Sketch, layers: pl.DataFrame) -> dict[str, Any]:
         "minus_2h_over_l_median": float(np.median(estimate)) if estimate else None,
         "minus_2h_over_l_min": min(estimate, default=None),
         "minus_2h_over_l_max": max(estimate, default=None),
-        "min_coi": layers["coi"].min(),
-        "min_coi_stable": layers["coi_stable"].min(),
+        "min_coi": states["coi"].min(),
+        "min_coi_stable": states["coi_stable"].min(),
         "effective_depth": sketch.effective_depth,
         "depth": sketch.depth,
         "width": sketch.width,
@@ -250,10 +264,10 @@ def write_run(folder: Path, **changes: Any) -> Path:
     """Fabricate a run folder as `Sketch(**changes)` describes it."""
     sketch = Sketch(**changes)
     folder.mkdir(parents=True, exist_ok=True)
-    layers = _layers(sketch)
+    layers, states = _layers(sketch), _states(sketch)
     config = CONFIG.format(name=json.dumps(sketch.name), depth=sketch.depth, effective_depth=sketch.effective_depth)
     (folder / "config.yaml").write_text(config, encoding="utf-8")
-    (folder / "summary.json").write_text(json.dumps(_summary(sketch, layers)), encoding="utf-8")
+    (folder / "summary.json").write_text(json.dumps(_summary(sketch, layers, states)), encoding="utf-8")
     environment = {
         "versions": {"python": "3.11.2", "torch": "2.13.0+cpu"},
         "threads": 2,
@@ -262,7 +276,7 @@ def write_run(folder: Path, **changes: Any) -> Path:
     }
     (folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
     history = _history(sketch)
-    for name, table in (("layers", layers), ("history", history)):
+    for name, table in (("layers", layers), ("states", states), ("history", history)):
         table.write_parquet(folder / f"{name}.parquet")
     _spectra(sketch).write_parquet(folder / "spectra.parquet")
     _projection(sketch).write_parquet(folder / "projection.parquet")

@@ -8,8 +8,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from isthmus.report import RunFolderError, load_run
+from isthmus import thresholds
+from isthmus.report import RunFolderError, load_run, plain_text
 from isthmus.report._numbers import finite, number, positive, show, span
+from isthmus.report.run.figures.build import build_figures
+from isthmus.report.run.page import RunReport
 
 Make = Callable[..., Path]
 
@@ -42,6 +45,21 @@ def test_optional_files_become_notes(make_run: Make, missing: str) -> None:
     (folder / missing).unlink()
     (note,) = load_run(folder).notes
     assert note.startswith(f"{missing} is missing or empty")
+
+
+def test_a_run_of_an_earlier_version_lacks_states(make_run: Make) -> None:
+    folder = make_run()
+    (folder / "states.parquet").unlink()
+    run = load_run(folder)
+    (note,) = run.notes
+    assert note.startswith("states.parquet is missing or empty, as in runs of earlier versions: ranks and costs of")
+    assert f"`isthmus train --resume --out {folder}` writes it from the saved network and trains nothing." in note
+    text = plain_text(run)
+    assert note in text and "states\n" not in text and "at p = " not in text.split("summary")[1].split("Path length")[0]
+    ranks = {figure.key: figure for figure in build_figures(run)}["ranks"]
+    assert [series.label for series in ranks.panels[0].series] == ["rank of {W}", "stable rank of {W}"]
+    page = RunReport(run).render((), {})
+    assert 'id="layers"' in page and 'id="states"' not in page and "as in runs of earlier versions" in page
 
 
 def test_name_falls_back_on_the_folder(make_run: Make) -> None:
@@ -143,8 +161,10 @@ def test_missing_columns(make_run: Make) -> None:
 def test_columns_of_the_wrong_kind_and_empty_tables(make_run: Make) -> None:
     folder = make_run()
     table = pl.read_parquet(folder / "layers.parquet")
-    table.with_columns(pl.lit("much").alias("coi")).write_parquet(folder / "layers.parquet")
-    with pytest.raises(RunFolderError, match=r"column 'coi' of .*layers.parquet must hold Float64, but holds String"):
+    table.with_columns(pl.lit("much").alias("kinetic")).write_parquet(folder / "layers.parquet")
+    with pytest.raises(
+        RunFolderError, match=r"column 'kinetic' of .*layers.parquet must hold Float64, but holds String"
+    ):
         load_run(folder)
     table.head(0).write_parquet(folder / "layers.parquet")
     with pytest.raises(RunFolderError, match=r"layers.parquet has no rows: one row per layer was expected"):
@@ -193,7 +213,8 @@ def test_small_helpers() -> None:
 
 
 def test_the_report_and_the_bottleneck_trust_the_same_residual():
-    from isthmus.bottleneck import RESIDUAL_TRUSTED
-    from isthmus.report.figures.training import NEAR
+    import isthmus.bottleneck
+    from isthmus.report.run import words
+    from isthmus.report.run.figures import training
 
-    assert NEAR == RESIDUAL_TRUSTED
+    assert isthmus.bottleneck.SHAPES is words.SHAPES is training.SHAPES is thresholds.SHAPES

@@ -3,16 +3,17 @@
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from isthmus.report import load_run
-from isthmus.report.figures.build import KEYS, build_figures
-from isthmus.report.figures.spec import Figure, Panel, Series, joined, short_log_ticks, slow_bands
-from isthmus.report.figures.training import stage_marks, stages
 from isthmus.report.printed import draw
+from isthmus.report.run.figures.build import KEYS, build_figures
+from isthmus.report.run.figures.training import stage_marks, stages
+from isthmus.report.spec import Figure, Panel, Series, joined, short_log_ticks, slow_bands
 from isthmus.report.style import quoted, shade, tex, web
 from isthmus.report.web import specification
 
@@ -83,7 +84,7 @@ def test_caveats_follow_the_residual(make_run: Make) -> None:
 def test_what_is_hidden_is_said(make_run: Make) -> None:
     figures = built(make_run)
     assert figures["spectra"].notes[0] == "1470 singular values of A below 1e-6 of the largest are not drawn."
-    assert figures["rank"].notes[1] == "Exact norms: 2 of 40 points of the curves lie off the axis, up to 27.05."
+    assert figures["rank"].notes[1] == "Exact norms: 2 of 41 points of the curves lie off the axis, up to 27.05."
     zeros = built(make_run, where="collapsed", collapsed=True)
     assert "zero or negative numbers have no place on the logarithmic axis" in zeros["spectra"].notes[-1]
     assert not zeros["spectra"].panels[0].drawable
@@ -116,6 +117,26 @@ def test_the_jumps_do_not_flatten_the_slow_layers(make_run: Make) -> None:
     slow = [abs(v) for v, s in zip(table["potential_stable"], table["slow"], strict=True) if s]
     assert stable.view is not None and max(slow) < stable.view[1] < 20 * max(slow)
     assert any("lie off the axis, up to 1e4" in note for note in energies.notes)
+
+
+def test_curves_stand_where_their_quantities_do(make_run: Make) -> None:
+    run = load_run(make_run())
+    figures = {figure.key: figure for figure in build_figures(run)}
+    states = [0.0, *run.column("p")]
+    middles = [(low + high) / 2 for low, high in pairwise(states)]
+    cost, estimate, _ = figures["rank"].panels[0].series
+    assert list(cost.x) == states and cost.y == run.state("coi_stable") and cost.x[-1] == pytest.approx(1.0)
+    assert list(estimate.x) == pytest.approx(middles) and estimate.y == run.column("minus_2h_over_l_stable")
+    ranks = {series.label: series for series in figures["ranks"].panels[0].series}
+    assert list(ranks["rank of {A}"].x) == states and ranks["rank of {A}"].y == run.state("rank_a")
+    kinetic = figures["energies"].panels[0].series[0]
+    assert list(kinetic.x) == pytest.approx(middles)
+    assert "midpoints" in figures["energies"].panels[0].x_label
+    spectra = run.spectra
+    assert spectra is not None
+    for p, rank in zip(ranks["rank of {A}"].x, ranks["rank of {A}"].y, strict=True):
+        values = spectra.filter(kind="A").filter(p=p)["value"]
+        assert rank == (values > 0.01 * values.max()).sum()
 
 
 def test_energies_are_absent_at_zero_depth(make_run: Make) -> None:

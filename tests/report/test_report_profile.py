@@ -16,12 +16,12 @@ from torch import nn
 from isthmus.activations import Identity
 from isthmus.probe import Profile, probe
 from isthmus.report import ProfileData, null_controls, render_profile, write_profile_page
-from isthmus.report.figures.profile import KEYS, profile_figures, shortened
-from isthmus.report.figures.spec import Figure, Panel, Series
 from isthmus.report.printed import draw
-from isthmus.report.profile_page import render_profile_page
-from isthmus.report.profile_terminal import profile_rows, profile_text
-from isthmus.report.profile_words import account, narrowest, profile_cards
+from isthmus.report.profile.figures import KEYS, profile_figures, shortened
+from isthmus.report.profile.page import ProfilePage
+from isthmus.report.profile.terminal import profile_rows, profile_text
+from isthmus.report.profile.words import account, narrowest, profile_cards
+from isthmus.report.spec import Figure, Panel, Series
 from isthmus.report.web import specification
 
 WIDTH, RANK = 10, 3
@@ -72,7 +72,7 @@ def written(data: ProfileData, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def page_of(data: ProfileData) -> str:
-    return render_profile_page(data, profile_figures(data), {}).replace(get_plotlyjs(), "")
+    return ProfilePage(data).render(profile_figures(data), {}).replace(get_plotlyjs(), "")
 
 
 def visible(page: str) -> str:

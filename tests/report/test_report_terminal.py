@@ -29,11 +29,13 @@ def test_shows_layers_summary_and_verdict(make_run: Make, terminal: bool) -> Non
     for part in (
         "figure-1: layers", "figure-1: summary", "-2H/L̃", "residual", "Rank estimate k*", "not to be trusted",
         "Certificate: not a critical point (residual: largest 0.9, median 0.36)",
-        "these energies show optimisation error, not physics", "Verdict: A bottleneck of dimension 3",
+        "these energies show optimisation error, not physics", "Verdict: No verdict: the residual is 0.9, beyond 0.1.",
         "doubt: the largest residual is 0.9", "made by: ranks of A",
     ):  # fmt: skip
         assert part in flat, part
-    assert sum(line.strip().startswith(tuple(f"{i} " for i in range(1, 21))) for line in text.splitlines()) == 20
+    layers, states = text.split("figure-1: states")
+    for part in (layers, states):
+        assert sum(line.strip().startswith(tuple(f"{i} " for i in range(1, 21))) for line in part.splitlines()) == 20
 
 
 @pytest.mark.parametrize("width", [100, 80, 60])
@@ -66,6 +68,15 @@ def test_ascii_outputs_get_ascii(make_run: Make) -> None:
         stream.flush()
         text = raw.getvalue().decode("ascii")
     assert "-2H/L~" in text and "?" not in text
+
+
+@pytest.mark.parametrize("residual", [30.0, 4.1, 0.11])
+def test_beyond_the_trust_limit_there_is_no_verdict(make_run: Make, residual: float) -> None:
+    text = plain_text(load_run(make_run(residual=residual, summary={"verdict": "A bottleneck of rank 9 at p = 0.75"})))
+    assert f"Verdict: No verdict: the residual is {residual:g}, beyond 0.1." in text
+    assert "A bottleneck of rank" not in text
+    (estimate,) = [line for line in text.splitlines() if line.startswith("Rank estimate")]
+    assert estimate.split()[3] == "–" and "a count of 3 is not to be trusted" in estimate
 
 
 def test_a_trusted_run_and_missing_numbers(make_run: Make) -> None:

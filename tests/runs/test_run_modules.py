@@ -41,7 +41,7 @@ def test_checking_and_resolving_lie_before_building():
 
 def test_reading_and_showing_a_run_load_no_torch():
     code = (
-        "import sys, isthmus.runs.reader, isthmus.report.terminal, isthmus.report.columns, isthmus.cli.main;"
+        "import sys, isthmus.runs.reader, isthmus.report.run.terminal, isthmus.report.run.columns, isthmus.cli.main;"
         "assert 'polars' in sys.modules and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -211,10 +211,22 @@ def test_a_training_of_version_1_is_not_resumed_and_the_advice_works(run, short,
     )
     before = {file.name: file.read_bytes() for file in run.iterdir() if file.name != ".lock"}
     with pytest.raises(StateError, match=message):
-        execute(short, run, resume=True)
+        execute(short.merge({"train.extend": (2,)}), run, resume=True)
     assert {file.name: file.read_bytes() for file in run.iterdir() if file.name != ".lock"} == before
     outcome = execute(short.merge({"model.init_from": str(run)}), tmp_path / "run-2")
     assert outcome.status == "done"
+
+
+def test_a_finished_run_of_version_1_gets_its_products_anew(run, short, original, same_bits):
+    made_version_1(run)
+    for name in ("states.parquet", "states.csv"):
+        (run / name).unlink()
+    checkpoint = (run / CHECKPOINT).read_bytes()
+    outcome = execute(short, run, resume=True)
+    assert outcome.step == 6 and same_bits(load_run_model(run), original.model)
+    assert (run / CHECKPOINT).read_bytes() == checkpoint
+    for name in ("states.csv", "layers.csv", "history.csv"):
+        assert (run / name).read_bytes() == (original.folder / name).read_bytes()
 
 
 def test_files_of_version_1_that_differ_advise_what_works(run, original, same_bits):

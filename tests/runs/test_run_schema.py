@@ -6,8 +6,7 @@ import polars as pl
 import pytest
 
 from isthmus.mechanics import COLUMNS
-from isthmus.report.columns import COLUMNS as SHOWN
-from isthmus.report.terminal import _COLUMNS as PRINTED
+from isthmus.report.run import columns, terminal
 from isthmus.runs import execute
 from isthmus.runs.reader import load_run
 from isthmus.runs.schema import ENVIRONMENT, FILES, LOCK, REPORT, SUMMARY_VALUES, TABLES
@@ -46,9 +45,14 @@ def test_everything_has_a_meaning():
 
 
 def test_mechanics_page_and_terminal_take_their_columns_from_it():
-    assert COLUMNS is TABLES["layers"].columns
-    assert {column.key: column.meaning for column in SHOWN} == {key: c.meaning for key, c in COLUMNS.items()}
-    assert {column.key for column in PRINTED} <= set(COLUMNS)
+    layers, states = TABLES["layers"].columns, TABLES["states"].columns
+    assert {**states, **layers} == COLUMNS and set(states) & set(layers) == {"p"}
+    for schema, shown, printed in (
+        (layers, columns.LAYERS, terminal._LAYERS),
+        (states, columns.STATES, terminal._STATES),
+    ):
+        assert {column.key: column.meaning for column in shown} == {key: c.meaning for key, c in schema.items()}
+        assert {column.key for column in printed} <= set(schema)
 
 
 def test_a_table_with_other_columns_is_refused():

@@ -205,7 +205,7 @@ def _report(folder: Path) -> tuple[Path | None, bool]:
 def _show(folder: Path) -> None:
     from rich.console import Console
 
-    from isthmus.report.terminal import render
+    from isthmus.report.run.terminal import render
     from isthmus.runs.reader import load_run
 
     render(load_run(folder), Console())

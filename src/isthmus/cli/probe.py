@@ -214,7 +214,7 @@ def _run(
     """Load, read, show, write; the exit code."""
     from isthmus.cli.loading import load_data, load_network
     from isthmus.probe import probe as read
-    from isthmus.report.profile_data import ProfileData, null_controls
+    from isthmus.report.profile.data import ProfileData, null_controls
 
     network = load_network(given)
     data = load_data(data_given, network, columns[0], columns[1] or ())
@@ -302,14 +302,14 @@ def _explained(network: "Network", data: "Data") -> Iterator[None]:
 def _show(shown: "ProfileData") -> None:
     from rich.console import Console
 
-    from isthmus.report.profile_terminal import render_profile
+    from isthmus.report.profile.terminal import render_profile
 
     render_profile(shown, Console())
 
 
 def _save(shown: "ProfileData", out: Path, quiet: bool) -> int:
     """Write the tables and, where its packages are there, the page."""
-    from isthmus.report.profile_page import write_profile_page
+    from isthmus.report.profile.page import write_profile_page
 
     out.mkdir(parents=True, exist_ok=True)
     frame = shown.frame()

@@ -1,4 +1,4 @@
-"""`mechanics(geodesic)`: every quantity of the theory, a row per layer, in one table that saves."""
+"""`mechanics(geodesic)`: every quantity of the theory, by layers and by states, in one table that saves."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,57 +10,61 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isthmus.columns import LAYERS as COLUMNS
+from isthmus.columns import LAYERS, STATES
 from isthmus.geodesic import Geodesic
 from isthmus.mechanics.hamiltonian import scaled_hamiltonian
 from isthmus.mechanics.invariants import balancedness_defect, norm_defect, stationarity_residual
 from isthmus.mechanics.lagrangian import energies
 from isthmus.mechanics.metric import FeatureMetric
 from isthmus.mechanics.spectra import nuclear_rank, rank, spectra, stable_rank
+from isthmus.thresholds import GAMMA0, RANK
 
 if TYPE_CHECKING:
     import polars
 
 Values = list[float] | list[int] | list[bool]
+COLUMNS = STATES | LAYERS
+"""What each column is. No name but ``p`` is in both parts: ``table["p"]`` are the ends of layers, p_1 … p_L."""
 
 
 @dataclass(frozen=True)
 class MechanicsTable(Mapping[str, Values]):
-    """One row per layer; `COLUMNS` says what each column is. A mapping from column name to list of values.
+    """Layers (L rows) and states (L + 1 rows); a mapping from column name, of either, to list of values.
 
     Args:
-        columns: column name to values, in the order of `COLUMNS`.
+        layers: column name to values, in the order of `isthmus.columns.LAYERS`.
+        states: likewise, of `isthmus.columns.STATES`: A_0 … A_L, each at its own p.
         spectra_a: singular values of ``A_0 … A_L``, ``(layers + 1, modes)``.
         spectra_w: singular values of ``W_1 … W_L``, ``(layers, modes)``.
         positions: ``p_0 … p_L``.
         gamma0: γ_0 of the stable quantities.
         rank_threshold: of the rank columns, relative to the largest singular value.
-        coi_end: cost of identity of the end state ``A_L``, exact and stable (no layer starts there).
     """
 
-    columns: dict[str, Values]
+    layers: dict[str, Values]
+    states: dict[str, Values]
     spectra_a: Float[Tensor, "layers_plus_1 modes_a"]
     spectra_w: Float[Tensor, "layers modes_w"]
     positions: Float[Tensor, "layers_plus_1"]
     gamma0: float
     rank_threshold: float
-    coi_end: tuple[float, float]
 
     def __getitem__(self, name: str) -> Values:
-        if name not in self.columns:
-            raise KeyError(f"no column {name!r}; there are {', '.join(self.columns)}")
-        return self.columns[name]
+        for part in (self.layers, self.states):
+            if name in part:
+                return part[name]
+        raise KeyError(f"no column {name!r}; there are {', '.join(self)}")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.columns)
+        return iter(self.layers | self.states)
 
     def __len__(self) -> int:
-        return len(self.columns)
+        return len(self.layers | self.states)
 
     @property
     def depth(self) -> int:
-        """Number of rows."""
-        return len(self.columns["layer"])
+        """Number of layers."""
+        return len(self.layers["layer"])
 
     def describe(self, column: str) -> str:
         """What a column is, with its equation."""
@@ -68,10 +72,16 @@ class MechanicsTable(Mapping[str, Values]):
         return COLUMNS[column].meaning
 
     def to_dataframe(self) -> "polars.DataFrame":
-        """The table as a polars DataFrame."""
+        """The layers as a polars DataFrame."""
         import polars
 
-        return polars.DataFrame(self.columns)
+        return polars.DataFrame(self.layers)
+
+    def states_dataframe(self) -> "polars.DataFrame":
+        """The states as a polars DataFrame."""
+        import polars
+
+        return polars.DataFrame(self.states)
 
     def spectra_dataframe(self) -> "polars.DataFrame":
         """The spectra, long: kind ("A" | "W"), layer, p (W: the layer's midpoint), index, value."""
@@ -98,22 +108,27 @@ class MechanicsTable(Mapping[str, Values]):
         return polars.concat(frames)
 
     def save(self, file: str | Path) -> Path:
-        """Write the table as ``.parquet`` or ``.csv``; returns the path.
+        """Write the layers as ``.parquet`` or ``.csv``, the states beside them: ``t.csv`` and ``t-states.csv``.
+
+        Returns:
+            The path of the layers.
 
         Raises:
             ValueError: another ending.
         """
         file = Path(file)
-        if file.suffix == ".parquet":
-            self.to_dataframe().write_parquet(file)
-        elif file.suffix == ".csv":
-            self.to_dataframe().write_csv(file)
-        else:
+        if file.suffix not in (".parquet", ".csv"):
             raise ValueError(f"expected a name ending in .parquet or .csv, got {file.name!r}")
+        beside = file.with_name(f"{file.stem}-states{file.suffix}")
+        for frame, path in ((self.to_dataframe(), file), (self.states_dataframe(), beside)):
+            (frame.write_parquet if file.suffix == ".parquet" else frame.write_csv)(path)
         return file
 
     def summary(self) -> dict[str, float | None]:
-        """Numbers for the whole path: medians with their range, minima; None where undefined (L̃ = 0)."""
+        """Numbers for the whole path; None where undefined (L̃ = 0).
+
+        Minima of the cost of identity are over all states A_0 … A_L, the rest over layers.
+        """
         h = _finite(self["minus_2h_over_l"])
         stable = _finite(self["minus_2h_over_l_stable"])
         residual = [float(r) for r in self["residual"]]
@@ -124,15 +139,19 @@ class MechanicsTable(Mapping[str, Values]):
             "minus_2h_over_l_min": min(h) if h else None,
             "minus_2h_over_l_max": max(h) if h else None,
             "minus_2h_over_l_stable_median": _median(stable),
-            "min_coi": min(*self["coi"], self.coi_end[0]),
-            "min_coi_stable": min(*self["coi_stable"], self.coi_end[1]),
+            "min_coi": min(self["coi"]),
+            "min_coi_stable": min(self["coi_stable"]),
             "path_length": float(self["path_length"][-1]),
         }
 
     def __str__(self) -> str:
-        shown = ("layer", "p", "rho", "coi_stable", "kinetic_stable", "minus_2h_over_l", "residual", "rank_a")
-        lines = ["".join(f"{name:>17}" for name in shown)]
-        lines += ["".join(f"{self[name][row]:>17.4g}" for name in shown) for row in range(self.depth)]
+        layers = ("layer", "p", "rho", "kinetic_stable", "minus_2h_over_l", "residual", "rank_w")
+        states = ("state", "p", "coi", "coi_stable", "rank_a", "stable_rank_a", "norm_b")
+        lines = []
+        for part, shown in ((self.layers, layers), (self.states, states)):
+            lines += ["".join(f"{name:>17}" for name in shown)]
+            rows = zip(*(part[name] for name in shown), strict=True)
+            lines += ["".join(f"{value:>17.4g}" for value in row) for row in rows]
         return "\n".join(lines)
 
 
@@ -148,20 +167,31 @@ def _quotient(numerator: Tensor, denominator: Tensor) -> list[float]:
     return torch.where(numerator == 0, numerator, numerator / denominator).tolist()
 
 
-def _row(geodesic: Geodesic, layer: int, gamma0: float) -> dict[str, float]:
-    """The quantities that need the metric of ``σ(A_{ℓ−1})``."""
+def _rows(geodesic: Geodesic, gamma0: float) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """The quantities of states, and of the layers out of them, that need the metric of ``σ(A_ℓ)``: one each."""
+    states, layers = [], []
+    for state, A in enumerate(geodesic.A):
+        S = geodesic.activation.features(A)
+        metric = FeatureMetric.from_features(S)
+        last = state == geodesic.depth
+        if float(metric.singular_values[0]) == 0 and not last:
+            raise ValueError(
+                f"every feature of layer {state + 1} is zero: there is no metric; the network has collapsed"
+            )
+        gamma = metric.gamma(gamma0)
+        cost, stable = metric.norm_squared(A), metric.norm_squared(A, gamma)
+        states.append({"coi": cost, "coi_stable": stable, "coi_off_image": metric.outside(A)})
+        if not last:
+            layers.append(_layer(geodesic, state + 1, S, metric, gamma))
+    return states, layers
+
+
+def _layer(geodesic: Geodesic, layer: int, S: Tensor, metric: FeatureMetric, gamma: float) -> dict[str, float]:
+    """The quantities of a layer that need the metric of ``S = σ(A_{ℓ−1})``, ``(samples, width_in)``."""
     L_tilde = geodesic.effective_depth
     A, M = geodesic.A[layer - 1], geodesic.M[layer]
     velocity = (geodesic.A[layer] - A) / geodesic.rho[layer - 1]
-    S = geodesic.activation.features(A)
-    metric = FeatureMetric.from_features(S)
-    if float(metric.singular_values[0]) == 0:
-        raise ValueError(f"every feature of layer {layer} is zero: there is no metric; the network has collapsed")
-    gamma = metric.gamma(gamma0)
     row = {
-        "coi": metric.norm_squared(A),
-        "coi_stable": metric.norm_squared(A, gamma),
-        "coi_off_image": metric.outside(A),
         "length": float(geodesic.rho[layer - 1]) * metric.norm_squared(velocity, gamma) ** 0.5,
         "norm_b_features": float((M.T @ S).norm()),
     }
@@ -185,15 +215,11 @@ def _row(geodesic: Geodesic, layer: int, gamma0: float) -> dict[str, float]:
     return row
 
 
-def _end_coi(geodesic: Geodesic, gamma0: float) -> tuple[float, float]:
-    A = geodesic.A[-1]
-    metric = FeatureMetric.from_features(geodesic.activation.features(A))
-    return metric.norm_squared(A), metric.norm_squared(A, max(metric.gamma(gamma0), 1e-300))
-
-
 @torch.no_grad()
-def mechanics(geodesic: Geodesic, gamma0: float = 1e-3, rank_threshold: float = 1e-2) -> MechanicsTable:
-    """Every quantity of (E4)–(E11) along a path, evaluated at the staggered pairs ``(A_{ℓ−1}, B_ℓ)``.
+def mechanics(geodesic: Geodesic, gamma0: float = GAMMA0, rank_threshold: float = RANK) -> MechanicsTable:
+    """Every quantity of (E4)–(E11) along a path: of each state, and of each layer.
+
+    Energies and H of layer ℓ pair A_{ℓ−1} with B_ℓ (staggered), and belong to the layer's midpoint.
 
     Read the ``residual`` column first: where it is not small, the energies and H are not those of a geodesic.
     At L̃ = 0 energies and H are NaN (they carry 1/L̃); norms of B are then those of ``M = L̃B``.
@@ -214,7 +240,7 @@ def mechanics(geodesic: Geodesic, gamma0: float = 1e-3, rank_threshold: float = 
         if not bool(torch.isfinite(A).all()):
             raise ValueError(f"the path is not finite from A_{layer} on: there is nothing to read")
     g, L = geodesic, geodesic.depth
-    rows = [_row(g, layer, gamma0) for layer in range(1, L + 1)]
+    of_states, rows = _rows(g, gamma0)
     s_a, s_w = spectra(g.A), spectra(g.W)
     change, size = (g.A[1:] - g.A[:-1]).norm(dim=(1, 2)), g.A[1:].norm(dim=(1, 2))
     speed_k = [row["length"] / r for row, r in zip(rows, g.rho.tolist(), strict=True)]
@@ -222,8 +248,8 @@ def mechanics(geodesic: Geodesic, gamma0: float = 1e-3, rank_threshold: float = 
     defect = balancedness_defect(g.W, g.rho, g.effective_depth) if append_one else norm_defect(g.W)
     per_b = g.effective_depth if g.effective_depth > 0 else 1.0
     lengths = torch.tensor([row["length"] for row in rows], dtype=torch.float64)
-    from_metric = {name: [row.get(name, math.nan) for row in rows] for name in COLUMNS}
-    columns: dict[str, Values] = from_metric | {
+    from_metric = {name: [row.get(name, math.nan) for row in rows] for name in LAYERS}
+    layers: dict[str, Values] = from_metric | {
         "layer": list(range(1, L + 1)),
         "p": g.positions[1:].tolist(),
         "rho": g.rho.tolist(),
@@ -234,16 +260,21 @@ def mechanics(geodesic: Geodesic, gamma0: float = 1e-3, rank_threshold: float = 
         "speed_k": speed_k,
         "step_change": _quotient(change, size),
         "path_length": lengths.cumsum(0).tolist(),
-        "norm_a": g.A[:-1].norm(dim=(1, 2)).tolist(),
-        "norm_b": (g.M[1:].norm(dim=(1, 2)) / per_b).tolist(),
         "norm_b_features": [row["norm_b_features"] / per_b for row in rows],
         "norm_w": g.W.norm(dim=(1, 2)).tolist(),
         "norm_bias": (g.W[:, :, -1].norm(dim=1) if append_one else torch.zeros(L)).tolist(),
-        "stable_rank_a": stable_rank(s_a)[:-1].tolist(),
-        "nuclear_rank_a": nuclear_rank(s_a)[:-1].tolist(),
         "stable_rank_w": stable_rank(s_w).tolist(),
-        "rank_a": rank(s_a, rank_threshold)[:-1].tolist(),
         "rank_w": rank(s_w, rank_threshold).tolist(),
         "slow": [v <= 0.5 * sum(row["length"] for row in rows) / float(g.rho.sum()) for v in speed_k],
     }
-    return MechanicsTable(columns, s_a, s_w, g.positions, gamma0, rank_threshold, _end_coi(g, gamma0))
+    states: dict[str, Values] = {
+        "state": list(range(L + 1)),
+        "p": g.positions.tolist(),
+        **{name: [row[name] for row in of_states] for name in ("coi", "coi_stable", "coi_off_image")},
+        "rank_a": rank(s_a, rank_threshold).tolist(),
+        "stable_rank_a": stable_rank(s_a).tolist(),
+        "nuclear_rank_a": nuclear_rank(s_a).tolist(),
+        "norm_a": g.A.norm(dim=(1, 2)).tolist(),
+        "norm_b": (g.M.norm(dim=(1, 2)) / per_b).tolist(),
+    }
+    return MechanicsTable(layers, states, s_a, s_w, g.positions, gamma0, rank_threshold)

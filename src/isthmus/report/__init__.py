@@ -4,26 +4,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isthmus.report.page import write_report
-    from isthmus.report.profile_data import ProfileData, null_controls
-    from isthmus.report.profile_page import write_profile_page
-    from isthmus.report.profile_terminal import render_profile
-    from isthmus.report.terminal import layer_table, plain_text, render, summary_table
+    from isthmus.report.profile.data import ProfileData, null_controls
+    from isthmus.report.profile.page import write_profile_page
+    from isthmus.report.profile.terminal import render_profile
+    from isthmus.report.run.page import write_report
+    from isthmus.report.run.terminal import layer_table, plain_text, render, state_table, summary_table
     from isthmus.runs.reader import RunData, RunFolderError, load_run
 
 _HOMES = {
-    "ProfileData": "profile_data",
+    "ProfileData": "profile.data",
     "RunData": "isthmus.runs.reader",
     "RunFolderError": "isthmus.runs.reader",
     "load_run": "isthmus.runs.reader",
-    "write_profile_page": "profile_page",
-    "write_report": "page",
-    "layer_table": "terminal",
-    "null_controls": "profile_data",
-    "plain_text": "terminal",
-    "render": "terminal",
-    "render_profile": "profile_terminal",
-    "summary_table": "terminal",
+    "write_profile_page": "profile.page",
+    "write_report": "run.page",
+    "layer_table": "run.terminal",
+    "null_controls": "profile.data",
+    "plain_text": "run.terminal",
+    "render": "run.terminal",
+    "render_profile": "profile.terminal",
+    "state_table": "run.terminal",
+    "summary_table": "run.terminal",
 }
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "plain_text",
     "render",
     "render_profile",
+    "state_table",
     "summary_table",
     "write_profile_page",
     "write_report",
@@ -47,7 +49,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = _HOMES[name]
-    return getattr(import_module(home if "." in home else f"{__name__}.{home}"), name)
+    return getattr(import_module(home if home.startswith("isthmus") else f"{__name__}.{home}"), name)
 
 
 def __dir__() -> list[str]:

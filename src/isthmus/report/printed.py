@@ -6,7 +6,7 @@ from typing import Any
 
 from isthmus.report._numbers import number, positive, show
 from isthmus.report._optional import require
-from isthmus.report.figures.spec import Figure, Panel, Series, short_log_ticks
+from isthmus.report.spec import Figure, Panel, Series, short_log_ticks
 from isthmus.report.style import BAND, GREY, GRID, INK, SCALE, tex
 
 _RC: dict[str, Any] = {
@@ -115,7 +115,7 @@ def _panel(page: Any, ax: Any, panel: Panel) -> None:
     elif not panel.log and panel.view is None:
         ax.axhline(0.0, color=GREY, linewidth=0.6, zorder=0.5)
     ax.margins(x=0.02)
-    if panel.x_label == "{p}":
+    if panel.x_label.startswith("{p}"):
         ax.set_xlim(-0.02, 1.02)
     _legend(page, ax, panel)
 

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from isthmus.report._numbers import number, positive, rounded, show
-from isthmus.report.figures.spec import Panel, Series, log_range, short_log_ticks
+from isthmus.report.spec import Panel, Series, log_range, short_log_ticks
 from isthmus.report.style import BAND, GREY, GRID, INK, SCALE, web
 
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
@@ -106,7 +106,7 @@ def _log_ticks(panel: Panel) -> dict[str, Any]:
 def _x_range(panel: Panel) -> list[float]:
     """Limits of x with a little air, over all points; all of [0, 1] for p."""
     xs = [x for series in panel.series for x in map(number, series.x) if x is not None]
-    xs += [0.0, 1.0] if panel.x_label == "{p}" else []
+    xs += [0.0, 1.0] if panel.x_label.startswith("{p}") else []
     low, high = min(xs), max(xs)
     air = 0.02 * (high - low) or 0.5
     return [low - air, high + air]

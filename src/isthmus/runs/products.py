@@ -41,9 +41,11 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
     geodesic = problem.geodesic(Status(result["status"]))
     threshold = config.analysis.rank_threshold
     table = mechanics(geodesic, gamma0=config.analysis.gamma0, rank_threshold=threshold)
-    reading = bottleneck(geodesic, table, threshold=threshold)
+    scores = _scores(problem, geodesic)
+    reading = bottleneck(geodesic, table, threshold, scores["test_cost"])
     tables: dict[str, Mapping[str, Any]] = {
-        "layers": table.columns,
+        "layers": table.layers,
+        "states": table.states,
         "spectra": table.spectra_dataframe().to_dict(),
         "projection": projection(geodesic),
     }
@@ -51,7 +53,7 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
         folder.write_table(TABLES[name], values)
     summary = {
         **result,
-        **_scores(problem, geodesic),
+        **scores,
         **table.summary(),
         **_reading_summary(reading),
         **_settings(config, built),

@@ -52,6 +52,11 @@ class RunData:
         return self.tables["layers"]
 
     @property
+    def states(self) -> pl.DataFrame | None:
+        """The quantities of states, a row per state A_0 … A_L; None where an earlier version wrote the run."""
+        return self.tables.get("states")
+
+    @property
     def spectra(self) -> pl.DataFrame | None:
         """Singular values of A_p and W_p, long; None where the file is missing."""
         return self.tables.get("spectra")
@@ -78,6 +83,15 @@ class RunData:
     def column(self, name: str) -> list[Any]:
         """A column of the layer table as a list (None for missing values)."""
         return self.layers[name].to_list()
+
+    def state(self, name: str) -> list[Any]:
+        """A column of the table of states as a list (None for missing values); empty where the table is missing."""
+        return [] if self.states is None else self.states[name].to_list()
+
+    def midpoints(self) -> list[float | None]:
+        """``p_ℓ − ρ_ℓ/2`` of each layer: where what pairs A_{ℓ−1} with B_ℓ belongs."""
+        pairs = zip(map(number, self.column("p")), map(number, self.column("rho")), strict=True)
+        return [None if p is None or rho is None else p - rho / 2 for p, rho in pairs]
 
     def trace(self, name: str) -> list[Any]:
         """A column of the training history as a list (None for missing values)."""
@@ -107,14 +121,27 @@ def load_run(folder: str | Path) -> RunData:
         if (folder / table.parquet).is_file():
             tables[table.name], lacking = _read_table(folder / table.parquet, table)
         if table.name not in tables or (not table.required and tables[table.name].height == 0):
-            notes.append(f"{table.parquet} is missing or empty: its figure is left out.")
+            notes.append(_left_out(folder, table))
         elif lacking:
             notes.append(f"{table.parquet} lacks the columns {', '.join(lacking)}: they are shown as missing.")
     if tables["layers"].height == 0:
         raise RunFolderError(f"{folder / 'layers.parquet'} has no rows: one row per layer was expected")
-    tables["layers"] = tables["layers"].sort("layer")
+    for key, name in (("layer", "layers"), ("state", "states")):
+        if name in tables:
+            tables[name] = tables[name].sort(key)
     name = str(config.get("name") or folder.resolve().name)
     return RunData(folder, name, summary, config, config_text, environment, tables, tuple(notes))
+
+
+def _left_out(folder: Path, table: Table) -> str:
+    """The note on a table that is not there."""
+    if table.name != "states":
+        return f"{table.parquet} is missing or empty: its figure is left out."
+    again = command("train", "--resume", "--out", folder)
+    return (
+        f"{table.parquet} is missing or empty, as in runs of earlier versions: ranks and costs of identity of the "
+        f"states are left out. If the run has finished, `{again}` writes it from the saved network and trains nothing."
+    )
 
 
 def _check_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from isthmus.runs.folder import FolderError, RunFolder, folder_beside
 from isthmus.runs.problems import ConfigError, ConfigProblem, show_value
 from isthmus.runs.saved import misfit, stored_config
 from isthmus.runs.schema import CHECKPOINT, CONFIG
-from isthmus.runs.state import StateError, VersionError, load_state
+from isthmus.runs.state import READABLE, VERSION, StateError, VersionError, load_state, version_of
 from isthmus.status import Status
 
 
@@ -44,11 +44,9 @@ def load(place: RunFolder, config: RunConfig, built: Built) -> dict[str, Any] | 
         return None
     path = place / CHECKPOINT
     try:
-        state = load_state(path, "checkpoint")
-    except VersionError as error:
-        raise _not_resumable(
-            place, f"{error}. What optimisers save has changed, its weights can still be read"
-        ) from None
+        state = load_state(path, "checkpoint", READABLE)
+    except VersionError:
+        raise
     except StateError as error:
         raise StateError(
             f"{error}; delete it, and --resume trains again from the first step to the same result"
@@ -60,10 +58,17 @@ def load(place: RunFolder, config: RunConfig, built: Built) -> dict[str, Any] | 
             "or start a run in a new folder"
         )
     result: Mapping[str, Any] | None = state["result"]
+    version = version_of(path)
+    if version != VERSION and (extended or result is None):
+        reason = f"{path} has version {version} of the format, this isthmus reads version {VERSION}"
+        raise _not_resumable(
+            place,
+            f"{reason}; use the isthmus that wrote it. What optimisers save has changed, its weights can still be read",
+        )
     if extended and result is not None and result["status"] == Status.DIVERGED:
         raise _not_resumable(place, f"the run in {place.path} diverged, so that it cannot be extended")
     try:
-        built.trainer.load_state_dict(state["trainer"])
+        built.trainer.load_state_dict({"kept_step": None, **state["trainer"]})  # version 1 kept no earlier step
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise misfit(path, f"{type(error).__name__}: {error}") from error
     return None if result is None or extended else dict(result)

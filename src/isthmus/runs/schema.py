@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from isthmus.columns import LAYERS, Column
+from isthmus.columns import LAYERS, STATES, Column
 
 CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint.safetensors"
@@ -130,6 +130,7 @@ TABLES = {
     for table in (
         Table("history", "a log point of the training", _HISTORY, csv=True, required=True),
         Table("layers", "a layer", LAYERS, csv=True, required=True),
+        Table("states", "a state, A_0 and A_L included", STATES, csv=True),
         Table("spectra", "a singular value of a state or of a layer's weights", _SPECTRA),
         Table("projection", "a sample's place in a state", _PROJECTION),
     )
@@ -161,7 +162,9 @@ SUMMARY_VALUES = {
     "min_coi": Column("smallest COI", "over all states, A_L included (E6)", "dimensions"),
     "min_coi_stable": Column("smallest stable COI", "over all states, A_L included (E7)", "dimensions"),
     "path_length": Column("path length", "∫ ‖∂_pA‖_{K+γI} dp over the whole path (E12)"),
-    "rank_estimate": Column("rank estimate", "dimension of the slow stretch; null without one", kind="integer"),
+    "rank_estimate": Column(
+        "rank estimate", "least rank of an interior state; null where the network collapsed", kind="integer"
+    ),
     "trusted": Column("trusted", "whether nothing speaks against the estimate", kind="flag"),
     "method": Column("method", "how the estimate was made", kind="text"),
     "doubts": Column("doubts", "a list of sentences", kind="text"),

@@ -21,7 +21,8 @@ FORMAT = "isthmus-state"
 VERSION = 2
 """Of what is written. 1: what optimisers saved, and the digest, were others."""
 READABLE = (1, 2)
-"""Versions whose weights can be read; a training is resumed from `VERSION` alone."""
+"""Versions whose weights can be read; a training goes on from `VERSION` alone, products are written anew
+from all."""
 # safetensors refuses to read headers over 100 MB; longer trees (a history of a million rows) become a tensor.
 _LONGEST_HEADER = 16 * 2**20
 _TREE_TENSOR = "//tree"

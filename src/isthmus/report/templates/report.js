@@ -43,5 +43,5 @@ function sortBy(head) {
   head.setAttribute("aria-sort", down ? "descending" : "ascending");
   Array.from(body.rows).sort(compare).forEach((row) => body.appendChild(row));
 }
-document.querySelectorAll("#layers thead th").forEach((head) =>
+document.querySelectorAll(".rows thead th").forEach((head) =>
   head.querySelector("button").addEventListener("click", () => sortBy(head)));

@@ -3,20 +3,20 @@
 import polars as pl
 
 from isthmus.report._numbers import finite, number, show
-from isthmus.report.figures.spec import Figure, Panel, Series, Value, joined
+from isthmus.report.spec import Figure, Panel, Series, Value, joined
 from isthmus.report.style import BLUE, INK, PALE, VERMILION
 from isthmus.runs.reader import RunData
+from isthmus.thresholds import RANK
 
 FLOOR = 1e-6
 HOVER_POINTS = 6000
-DEFAULT_THRESHOLD = 1e-2
 
 
 def spectra_figure(run: RunData) -> Figure | None:
     """Spectra of A_p and of W_p, the leading ones picked out; None where the run has none."""
     if run.spectra is None or run.spectra.height == 0:
         return None
-    threshold = run.value("rank_threshold") or DEFAULT_THRESHOLD
+    threshold = run.value("rank_threshold") or RANK
     rank = run.value("rank_estimate")
     panels, notes = [], []
     for kind, symbol, colour in (("A", "{A}", BLUE), ("W", "{W}", VERMILION)):
@@ -29,11 +29,9 @@ def spectra_figure(run: RunData) -> Figure | None:
         "spectra",
         "Spectra along {p}",
         tuple(panels),
-        "Each line is one singular value. A bottleneck shows as a stretch in the middle where only a few "
-        "stay above the "
-        "dashed threshold while the rest fall far below it; a tail that hugs the threshold makes the rank "
-        "a matter of taste. "
-        "Counterpart of Figure 1b of arXiv:2405.17573.",
+        "Each line is one singular value. A bottleneck shows as a stretch in the middle where only a few stay above "
+        "the dashed threshold while the rest fall far below it; a tail that hugs the threshold makes the rank a matter "
+        "of taste. Counterpart of Figure 1b of arXiv:2405.17573.",
         notes=tuple(notes),
     )
 

@@ -4,35 +4,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from isthmus.report._numbers import MISSING, show
-from isthmus.report.words import Certificate, Verdict, certificate, status_line, verdict
-from isthmus.report.words import cards as key_numbers
+from isthmus.report.run.words import Certificate, Verdict, certificate, status_line, verdict
+from isthmus.report.run.words import cards as key_numbers
+from isthmus.report.text import aligned, ascii_only, grid, length, pad
 from isthmus.runs.reader import RunData
 
 if TYPE_CHECKING:
+    import polars as pl
     from rich.console import Console
     from rich.table import Table
 
 WIDTH = 100
 _STYLES = {"good": "green", "near": "yellow", "bad": "bold red", "unknown": "yellow"}
-_PLAIN = {
-    "L̃": "L~",
-    "−": "-",
-    "–": "-",
-    "μ": "mu",
-    "ρ": "rho",
-    "ℓ": "l",
-    "σ": "sigma",
-    "λ": "lambda",
-    "∞": "inf",
-    "‖": "||",
-    "∂": "d",
-    "≤": "<=",
-    "≥": ">=",
-    "×": "x",
-    "²": "^2",
-    "±": "+/-",
-    "…": "...",
-}
 
 
 @dataclass(frozen=True)
@@ -45,13 +28,11 @@ class _Column:
     spare: int
 
 
-_COLUMNS = (
+_LAYERS = (
     _Column("layer", "layer", 4, 0),
     _Column("p", "p", 3, 0),
     _Column("rho", "rho", 3, 4),
-    _Column("rank_a", "rank A", 4, 0),
     _Column("rank_w", "rank W", 4, 1),
-    _Column("coi_stable", "COI", 4, 0),
     _Column("minus_2h_over_l", "-2H/L̃", 4, 0),
     _Column("kinetic_stable", "kinetic", 3, 5),
     _Column("potential_stable", "potential", 4, 6),
@@ -60,27 +41,27 @@ _COLUMNS = (
     _Column("residual", "residual", 3, 0),
     _Column("slow", "slow", 4, 2),
 )
+_STATES = (
+    _Column("state", "state", 4, 0),
+    _Column("p", "p", 3, 0),
+    _Column("rank_a", "rank A", 4, 0),
+    _Column("stable_rank_a", "stable rank", 3, 2),
+    _Column("coi_stable", "COI", 4, 0),
+    _Column("coi", "exact COI", 4, 1),
+    _Column("norm_a", "‖A‖", 3, 4),
+    _Column("norm_b", "‖B‖", 3, 3),
+)
 
 
 def layer_table(run: RunData, width: int = WIDTH) -> "Table":
-    """The layers as a rich table of at most `width` places (COI, kinetic, potential, cross: stable norms)."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+    """The layers as a rich table of at most `width` places (kinetic, potential, cross: stable norms)."""
+    heads, body = _cells(run.layers, _LAYERS, width - 2, gap=3)
+    return grid(f"{run.name}: layers", heads, body, ["cyan" if slow else "" for slow in run.column("slow")])
 
-    heads, body = _cells(run, width - 2, gap=3)
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=Text(f"{run.name}: layers"),
-        title_justify="left",
-        pad_edge=False,
-        padding=(0, 1),
-    )
-    for head in heads:
-        table.add_column(Text(head), justify="right", no_wrap=True)
-    for slow, cells in zip(run.column("slow"), body, strict=True):
-        table.add_row(*(Text(cell) for cell in cells), style="cyan" if slow else "")
-    return table
+
+def state_table(run: RunData, width: int = WIDTH) -> "Table":
+    """The states as a rich table of at most `width` places, each at its own p (COI: stable norm); empty without."""
+    return grid(f"{run.name}: states", *_cells(run.states, _STATES, width - 2, gap=3))
 
 
 def summary_table(run: RunData) -> "Table":
@@ -105,7 +86,7 @@ def summary_table(run: RunData) -> "Table":
 
 
 def render(run: RunData, console: "Console") -> None:
-    """Print layers, summary, certificate and verdict with its doubts, for a terminal or a pipe."""
+    """Print layers, states, summary, certificate and verdict with its doubts, for a terminal or a pipe."""
     if not console.is_terminal:
         text = plain_text(run)
         if not (console.encoding or "").lower().startswith("utf"):
@@ -116,12 +97,16 @@ def render(run: RunData, console: "Console") -> None:
     from rich.text import Text
 
     console.print(layer_table(run, min(WIDTH, console.width)))
+    if run.states is not None:
+        console.print(state_table(run, min(WIDTH, console.width)))
     console.print(summary_table(run))
     proof, finding = certificate(run), verdict(run)
     console.print(Text(status_line(run)))
     for note in run.notes:
         console.print(Text(note, style="yellow"))
     console.print(Text.assemble(("Certificate: ", "bold"), (_certificate_line(proof), _STYLES[proof.level])))
+    if proof.advice:
+        console.print(Text(proof.advice), soft_wrap=True)
     console.print(
         Text.assemble(("Verdict: ", "bold"), (finding.headline, "bold green" if finding.trusted else "bold yellow"))
     )
@@ -130,14 +115,17 @@ def render(run: RunData, console: "Console") -> None:
 
 
 def plain_text(run: RunData, width: int = WIDTH) -> str:
-    """The same without colours or frames: columns of text, one line per layer."""
-    heads, body = _cells(run, width, gap=2)
+    """The same without colours or frames: columns of text, one line per layer and per state."""
     summary = _summary(run)
     label, value = (max(length(row[i]) for row in summary) for i in (0, 1))
     proof, finding = certificate(run), verdict(run)
-    lines = [f"{run.name}: layers", *aligned(heads, body), "", f"{run.name}: summary"]
-    lines += [f"{_pad(a, label, left=True)}  {_pad(b, value)}  {c}".rstrip() for a, b, c in summary]
+    lines = [f"{run.name}: layers", *aligned(*_cells(run.layers, _LAYERS, width, gap=2)), ""]
+    if run.states is not None:
+        lines += [f"{run.name}: states", *aligned(*_cells(run.states, _STATES, width, gap=2)), ""]
+    lines += [f"{run.name}: summary"]
+    lines += [f"{pad(a, label, left=True)}  {pad(b, value)}  {c}".rstrip() for a, b, c in summary]
     lines += ["", status_line(run), *run.notes, f"Certificate: {_certificate_line(proof)}"]
+    lines += [proof.advice] if proof.advice else []
     lines += [f"Verdict: {finding.headline}", *(f"  {line}" for line in _doubt_lines(finding))]
     return "\n".join(lines)
 
@@ -161,14 +149,18 @@ def _doubt_lines(finding: Verdict) -> list[str]:
     return [*lines, *(f"doubt: {doubt}" for doubt in finding.doubts)]
 
 
-def _cells(run: RunData, width: int, gap: int) -> tuple[list[str], list[list[str]]]:
+def _cells(
+    frame: "pl.DataFrame | None", columns: tuple[_Column, ...], width: int, gap: int
+) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of the columns that fit into `width`."""
-    content = {column: [_cell(v, column.digits) for v in run.column(column.key)] for column in _COLUMNS}
-    chosen = [c for c in _COLUMNS if c.spare == 0 or any(cell not in (MISSING, "") for cell in content[c])]
+    if frame is None:
+        return [], []
+    content = {column: [_cell(v, column.digits) for v in frame[column.key].to_list()] for column in columns}
+    chosen = [c for c in columns if c.spare == 0 or any(cell not in (MISSING, "") for cell in content[c])]
     needed = {c: max(length(c.head), *(map(length, content[c]))) for c in chosen}
     while sum(needed[c] + gap for c in chosen) > width and max(c.spare for c in chosen) > 0:
         chosen.remove(max(chosen, key=lambda c: c.spare))
-    return [c.head for c in chosen], [[content[c][i] for c in chosen] for i in range(run.layers.height)]
+    return [c.head for c in chosen], [[content[c][i] for c in chosen] for i in range(frame.height)]
 
 
 def _cell(value: Any, digits: int) -> str:
@@ -176,31 +168,3 @@ def _cell(value: Any, digits: int) -> str:
     if isinstance(value, bool):
         return "slow" if value else ""
     return show(value, digits)
-
-
-def aligned(heads: list[str], body: list[list[str]]) -> list[str]:
-    """Rows with their columns flush right."""
-    widths = [max(length(row[i]) for row in (heads, *body)) for i in range(len(heads))]
-    return [
-        "  ".join(_pad(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (heads, *body)
-    ]
-
-
-def length(text: str) -> int:
-    """Places that a text takes on a screen (a combining tilde takes none)."""
-    from rich.cells import cell_len
-
-    return cell_len(text)
-
-
-def _pad(text: str, width: int, left: bool = False) -> str:
-    """Text padded to `width` places."""
-    space = " " * (width - length(text))
-    return text + space if left else space + text
-
-
-def ascii_only(text: str) -> str:
-    """Symbols spelled in ASCII, for outputs with no other signs."""
-    for sign, spelled in _PLAIN.items():
-        text = text.replace(sign, spelled)
-    return text.encode("ascii", "replace").decode("ascii")

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from isthmus.report._numbers import finite, show
-from isthmus.report.figures.spec import ColourScale, Figure, Panel, Series, Value, joined
-from isthmus.report.profile_data import IDLE, Layer, ProfileData
+from isthmus.report.profile.data import Layer, ProfileData
+from isthmus.report.spec import ColourScale, Figure, Panel, Series, Value, joined
 from isthmus.report.style import BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, VERMILION, quoted, shade
+from isthmus.thresholds import IDLE, RANK
 
 KEYS = ("profile-dimension", "profile-spectra", "profile-steps")
 MOST_NAMES = 18
@@ -15,7 +16,6 @@ LONGEST_NAME = 22
 FLOOR = 1e-6
 MOST_MODES = 40
 MOST_CURVES = 40
-THRESHOLD = 1e-2
 
 
 def profile_figures(data: ProfileData) -> tuple[Figure, ...]:
@@ -276,7 +276,7 @@ def _shown(values: Sequence[float], place: int) -> Value:
 
 def _with_threshold(series: Sequence[Series], xs: Sequence[Value]) -> tuple[Series, ...]:
     ends = [xs[0], xs[-1]] if xs else []
-    line = Series(ends, [THRESHOLD] * len(ends), f"{show(THRESHOLD)} of the largest", GREY, "dash", 1.4)
+    line = Series(ends, [RANK] * len(ends), f"{show(RANK)} of the largest", GREY, "dash", 1.4)
     return (*series, line)
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from isthmus.probe import Profile
 
 STATES = ("stream", "block", "state")
-IDLE = 0.1
-"""A step that moves the state by less than this share of its size is called idle: a convention, shown as such."""
 NULL_QUANTITIES = ("coi_stable", "participation_ratio_centred", "participation_ratio", "effective_rank_centred")
 FEW_DRAWS_FROM = 256
 """Width from which a null control is drawn twice and not four times: the draws vary little, and take seconds."""

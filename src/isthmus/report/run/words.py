@@ -1,11 +1,15 @@
 """What the report says: certificate, verdict, cards. Plain text; the template escapes it."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
-from isthmus.report._numbers import MISSING, finite, show, span
-from isthmus.report.figures.training import CRITICAL, NEAR
+from isthmus._support import command
+from isthmus.report._numbers import MISSING, finite, number, show, span
+from isthmus.runs.advice import further
 from isthmus.runs.reader import RunData
+from isthmus.status import Status
+from isthmus.thresholds import CRITICAL, DIGITS, SHAPES
 
 Level = Literal["good", "near", "bad", "unknown"]
 
@@ -19,6 +23,7 @@ class Certificate:
     meaning: str
     residual_max: str
     residual_median: str
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,45 +47,55 @@ class Card:
 
 
 def level(run: RunData) -> Level:
-    """How near to a critical point the run ended, by its largest residual."""
+    """How near to a critical point the run ended, by its largest residual: digits, shapes, or neither can be read."""
     residual = run.value("residual_max")
     if residual is None:
         return "unknown"
-    return "good" if residual <= CRITICAL else "near" if residual <= NEAR else "bad"
+    return "good" if residual <= DIGITS else "near" if residual <= SHAPES else "bad"
 
 
 def certificate(run: RunData) -> Certificate:
     """The stationarity residual and its meaning."""
     which = level(run)
+    residual = run.value("residual_max")
+    critical = residual is not None and residual <= CRITICAL
     headline, meaning = {
         "good": (
-            "A critical point, for practical purposes",
-            "Every layer satisfies the first of (E9) to one part in a thousand: momenta, Hamiltonian and "
-            "−2H/L̃ "
-            "mean what the theory says, up to the O(ρ) error of finitely many layers.",
+            "A critical point, for practical purposes" if critical else "Nearly a critical point: digits can be read",
+            f"Every layer satisfies the first of (E9) to {show(CRITICAL if critical else DIGITS)}: momenta, "
+            "Hamiltonian and −2H/L̃ mean what the theory says, up to the O(ρ) error of finitely many layers.",
         ),
         "near": (
             "Near a critical point",
-            "The layers satisfy the first of (E9) to within a tenth: shapes and medians of the energies "
-            "can be read, "
+            "The layers satisfy the first of (E9) to within a tenth: shapes and medians of the energies can be read, "
             "their digits cannot.",
         ),
         "bad": (
             "Not a critical point",
             "These energies show optimisation error, not physics: in at least one layer the weights are "
-            "far from those "
-            "that their own momenta ask for (E9). Spectra and ranks describe this network all the same. "
-            "Train longer, or with the default recipe, before reading H.",
+            "far from those that their own momenta ask for (E9). Spectra and ranks describe this network all the same.",
         ),
         "unknown": (
             "No certificate",
-            "The run recorded no stationarity residual, so nothing says whether this is a critical point: "
-            "read the "
+            "The run recorded no stationarity residual, so nothing says whether this is a critical point: read the "
             "energies as unverified.",
         ),
     }[which]
     median = run.value("residual_median")
-    return Certificate(which, headline, meaning, show(run.value("residual_max"), 3), show(median, 3))
+    advice = _advice(run) if which == "bad" else ""
+    return Certificate(which, headline, meaning, show(residual, 3), show(median, 3), advice)
+
+
+def _advice(run: RunData) -> str:
+    """What brings this run nearer to a critical point, by its own recipe and precision; "" where it diverged."""
+    train, model = run.config.get("train"), run.config.get("model")
+    if run.status == Status.DIVERGED or not isinstance(train, dict) or not isinstance(model, dict):
+        return ""
+    if run.status == Status.INTERRUPTED:
+        return f"Train to the end: {command('train', '--resume', '--out', run.folder)}"
+    solver = "kinks" if model.get("activation") == "relu" else "geodesic"
+    steps = max(int(run.value("steps") or 1), 1)
+    return f"Go on from here with: {further(train, run.folder, solver, lambda: steps)}"
 
 
 def momenta_caveat(run: RunData) -> str:
@@ -92,9 +107,12 @@ def momenta_caveat(run: RunData) -> str:
         return "Unverified: no stationarity residual was recorded, and everything made from B or H depends on it."
     residual = show(run.value("residual_max"), 3)
     if which == "near":
-        return f"Read shapes, not digits: the largest residual is {residual} (above 0.001), so B and H are approximate."
+        limit = show(DIGITS)
+        return (
+            f"Read shapes, not digits: the largest residual is {residual} (above {limit}), so B and H are approximate."
+        )
     return (
-        f"Optimisation error, not physics: the largest residual is {residual} (above 0.1), so curves made "
+        f"Optimisation error, not physics: the largest residual is {residual} (above {show(SHAPES)}), so curves made "
         "from B or H mean little."
     )
 
@@ -108,6 +126,8 @@ def verdict(run: RunData) -> Verdict:
     text = str(run.summary.get("verdict") or "")
     if not text:
         text = "No estimate of the bottleneck rank." if estimate is None else f"Rank estimate: {show(int(estimate))}."
+    if level(run) == "bad" and not text.startswith("No "):  # said by an earlier version
+        text = f"No verdict: the residual is {show(run.value('residual_max'), 2)}, beyond {show(SHAPES)}."
     if trusted and level(run) in ("bad", "unknown"):
         doubts = (*doubts, "The stationarity residual does not support an estimate made from H.")
         trusted = False
@@ -141,22 +161,31 @@ def _estimate_cards(run: RunData) -> list[Card]:
     if spread and level(run) in ("bad", "unknown"):
         spread += "; optimisation error: see the certificate" if level(run) == "bad" else "; unverified"
     exact = value("min_coi")
+    least = "" if exact is None else f"exact: {show(exact)}"
+    if run.states is not None:
+        costs = [inf if (cost := number(x)) is None else cost for x in run.state("coi_stable")]
+        state = costs.index(min(costs))
+        at = f"at p = {show(run.state('p')[state], 3)} (A_{run.state('state')[state]})"
+        least = f"{at}; {least}" if least else at
     path = finite(run.column("path_length"))
     estimate = value("rank_estimate")
+    doubt = "" if verdict(run).trusted else "not to be trusted: see the doubts"
+    if level(run) == "bad" and estimate is not None:
+        doubt = f"no verdict; a count of {int(estimate)} is not to be trusted"
     zero = value("effective_depth") == 0
     hamiltonian = "Not defined at L̃ = 0." if zero else "Estimates k* from below (E11); constant along p on a geodesic."
     return [
         Card(
             "Rank estimate k*",
-            show(None if estimate is None else int(estimate)),
-            "" if verdict(run).trusted else "not to be trusted: see the doubts",
+            show(None if estimate is None or level(run) == "bad" else int(estimate)),
+            doubt,
             "Dimension of the slow stretch.",
         ),
         Card("−2H/L̃, median", show(value("minus_2h_over_l_median")), spread, hamiltonian),
         Card(
             "Smallest stable COI",
             show(value("min_coi_stable")),
-            f"exact: {show(exact)}" if exact is not None else "",
+            least,
             "Cost of identity; bounds k* from above.",
         ),
         Card(

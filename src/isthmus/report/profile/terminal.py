@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from isthmus.report._numbers import MISSING, show
-from isthmus.report.figures.profile import shortened
-from isthmus.report.profile_data import Layer, ProfileData
-from isthmus.report.profile_words import account, measured
-from isthmus.report.terminal import aligned, ascii_only, length
+from isthmus.report.profile.data import Layer, ProfileData
+from isthmus.report.profile.figures import shortened
+from isthmus.report.profile.words import account, measured
+from isthmus.report.text import aligned, ascii_only, grid, length
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,17 +68,8 @@ def _cell(layer: Layer, column: _Column) -> str:
 
 def profile_table(data: ProfileData, width: int = WIDTH) -> "Table":
     """The layers as a rich table of at most `width` places."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     heads, body = profile_rows(data, width - 2, gap=3)
-    table = Table(box=box.SIMPLE_HEAD, title=Text(data.name), title_justify="left", pad_edge=False, padding=(0, 1))
-    for place, head in enumerate(heads):
-        table.add_column(Text(head), justify="right" if place else "left", no_wrap=True)
-    for layer, cells in zip(data.layers, body, strict=True):
-        table.add_row(*map(Text, cells), style="" if layer.main else "dim")
-    return table
+    return grid(data.name, heads, body, ["" if layer.main else "dim" for layer in data.layers], named=True)
 
 
 def render_profile(data: ProfileData, console: "Console") -> None:

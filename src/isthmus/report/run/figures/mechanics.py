@@ -3,11 +3,13 @@
 from statistics import median
 from typing import Any
 
-from isthmus.report._numbers import finite, number, show
-from isthmus.report.figures.spec import Figure, Panel, Series, slow_bands
+from isthmus.columns import STATES
+from isthmus.report._numbers import finite, show
+from isthmus.report.spec import Figure, Panel, Series, slow_bands
 from isthmus.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 from isthmus.runs.reader import RunData
 
+MIDPOINTS = "{p}, layers at their midpoints"
 AT_ZERO = "not defined at L̃ = 0: (E6) and (E10) divide by L̃"
 
 
@@ -33,7 +35,7 @@ def energies_figure(run: RunData) -> Figure:
         panels.append(
             Panel(
                 title,
-                "{p}",
+                MIDPOINTS,
                 "energy",
                 (*series, energy),
                 view=view,
@@ -46,12 +48,10 @@ def energies_figure(run: RunData) -> Figure:
         "energies",
         "Energies along {p}",
         tuple(panels),
-        "Along a geodesic {H} (E10) is constant in {p}: how flat the black line is says how far to trust "
-        "it. Kinetic energy should "
-        "be near zero in the slow stretch and large in the jumps at both ends, while the potential energy "
-        "−({L}/2)·COI mirrors it. "
-        "The cross term of (E6) is called minor in arXiv:2405.17573 and not measured there. Compare its "
-        "Figure 1c.",
+        "Along a geodesic {H} (E10) is constant in {p}: how flat the black line is says how far to trust it. Kinetic "
+        "energy should be near zero in the slow stretch and large in the jumps at both ends, while the potential "
+        "energy −({L}/2)·COI mirrors it. The cross term of (E6) is called minor in arXiv:2405.17573 and not measured "
+        "there. Compare its Figure 1c.",
         needs_momenta=True,
         notes=tuple(notes),
     )
@@ -69,7 +69,7 @@ def rank_figure(run: RunData) -> Figure:
         panels.append(
             Panel(
                 title,
-                "{p}",
+                MIDPOINTS,
                 "dimensions",
                 (coi, estimate, *rank_line(run)),
                 view=view,
@@ -82,11 +82,9 @@ def rank_figure(run: RunData) -> Figure:
         "rank",
         "Two estimates of the bottleneck rank along {p}",
         tuple(panels),
-        "{rank} approaches {k} from below and the smallest cost of identity from above; where the curves "
-        "meet the path is slow (E11), "
-        "and the gap between them bounds what can be said (E12). The exact cost of identity is "
-        "discontinuous: "
-        "trust it only where the stable one (E7) agrees.",
+        "{rank} approaches {k} from below and the smallest cost of identity from above; where the curves meet the path "
+        "is slow (E11), and the gap between them bounds what can be said (E12). The exact cost of identity is "
+        "discontinuous: trust it only where the stable one (E7) agrees.",
         needs_momenta=True,
         notes=tuple(notes),
     )
@@ -105,7 +103,7 @@ def ranks_figure(run: RunData) -> Figure:
     threshold = run.value("rank_threshold")
     above = "the threshold" if threshold is None else f"{show(threshold)} of the largest"
     ranks = (
-        _along(run, "rank_a", "rank of {A}", BLUE, "solid", 2.2, step=True),
+        _along(run, "rank_a", "rank of {A}", BLUE, "solid", 2.2),
         _along(run, "rank_w", "rank of {W}", VERMILION, "solid", 2.2, step=True),
         _along(run, "stable_rank_a", "stable rank of {A}", SKY, "dash", 1.8),
         _along(run, "nuclear_rank_a", "nuclear rank of {A}", GREEN, "dash", 1.8),
@@ -118,14 +116,13 @@ def ranks_figure(run: RunData) -> Figure:
         "ranks",
         "Ranks and speed per layer",
         (
-            Panel("ranks", "{p}", "rank", shown, bands=shared, band_label="slow layers"),
-            Panel("speed", "{p}", "speed", speed, log=True, bands=shared, band_label="slow layers"),
+            Panel("ranks", MIDPOINTS, "rank", shown, bands=shared, band_label="slow layers"),
+            Panel("speed", MIDPOINTS, "speed", speed, log=True, bands=shared, band_label="slow layers"),
         ),
         f"Ranks count singular values above {above}; the stable rank is "
-        "‖·‖²<sub>F</sub>/‖·‖²<sub>op</sub>, the nuclear rank "
-        "‖·‖²<sub>*</sub>/‖·‖²<sub>F</sub>, a lower bound of the cost of identity without the appended 1. "
-        "Slow layers move little per "
-        "unit of {p}; by (E11) the speed is of order {L} outside them.",
+        "‖·‖²<sub>F</sub>/‖·‖²<sub>op</sub>, the nuclear rank ‖·‖²<sub>*</sub>/‖·‖²<sub>F</sub>, a lower bound of the "
+        "cost of identity without the appended 1. Slow layers move little per unit of {p}; by (E11) the speed is of "
+        "order {L} outside them.",
     )
 
 
@@ -145,7 +142,7 @@ def bounds_figure(run: RunData) -> Figure:
         (
             Panel(
                 "momenta",
-                "{p}",
+                MIDPOINTS,
                 "norm",
                 momenta,
                 log=wide,
@@ -155,24 +152,22 @@ def bounds_figure(run: RunData) -> Figure:
             ),
             Panel("path length", "{p}", "cumulative length", length, bands=shared, band_label="slow layers"),
         ),
-        "The bounds (E12) between −2<i>H</i>/{L} and the cost of identity need these to stay bounded as "
-        "{L} grows; "
-        "the length should climb in the jumps and hardly at all in between. Compare Figure 3 of "
-        "arXiv:2405.17573, which takes them across {L}.",
+        "The bounds (E12) between −2<i>H</i>/{L} and the cost of identity need these to stay bounded as {L} grows; the "
+        "length should climb in the jumps and hardly at all in between. Compare Figure 3 of arXiv:2405.17573, which "
+        "takes them across {L}.",
         needs_momenta=True,
     )
 
 
 def _along(run: RunData, key: str, label: str, colour: str, dash: str, width: float, step: bool = False) -> Series:
-    """A column of the layer table against p."""
+    """A column against p: of states at their own, of layers at the midpoints or as steps over the layers."""
     marker = "circle" if len(run.layers) <= 60 and dash == "solid" and not step else ""
-    p = run.column("p")
-    values = run.column(key)
-    if step and p:
-        first = number(p[0])
-        width_ = number(run.column("rho")[0])
-        start = first - width_ if first is not None and width_ is not None else 0.0
-        return Series([start, *p], [*values, values[-1]], label, colour, dash, width, step=True)
+    if key in STATES:
+        p, values = run.state("p"), run.state(key)
+    else:
+        p, values = run.column("p") if step or key == "path_length" else run.midpoints(), run.column(key)
+    if step:
+        return Series([0.0, *p], [*values, values[-1]], label, colour, dash, width, step=True)
     return Series(p, values, label, colour, dash, width, marker=marker, size=5)
 
 

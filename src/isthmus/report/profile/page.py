@@ -1,21 +1,21 @@
 """The page of a profile: one file that opens offline, its figures as SVG and PDF, and its tables."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isthmus._support import write_bytes
 from isthmus.report._numbers import MISSING, number, show
-from isthmus.report._optional import require
-from isthmus.report.columns import Cell, Column
-from isthmus.report.figures.profile import KEYS, profile_figures
-from isthmus.report.page import render, write_figures
-from isthmus.report.profile_data import IDLE, Layer, ProfileData
-from isthmus.report.profile_words import account, profile_cards
+from isthmus.report.document import Document
+from isthmus.report.profile.data import Layer, ProfileData
+from isthmus.report.profile.figures import KEYS, profile_figures
+from isthmus.report.profile.words import account, profile_cards
+from isthmus.report.spec import Figure
+from isthmus.report.tables import Cell, Column, Table
+from isthmus.thresholds import IDLE
 
 if TYPE_CHECKING:
     from isthmus.probe import Profile
-
-PAGE = "profile.html"
 
 COLUMNS = (
     Column("layer", "layer", "name of the module; @2 its second call in a pass, :input what goes into it"),
@@ -67,40 +67,54 @@ def write_profile_page(data: "ProfileData | Profile", folder: str | Path) -> Pat
     Raises:
         ImportError: plotly, matplotlib or jinja2 is not installed.
     """
-    for package in ("plotly", "matplotlib", "jinja2"):
-        require(package)
-    data = data if isinstance(data, ProfileData) else ProfileData(data)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = profile_figures(data)
-    pictures = write_figures(folder, figures, KEYS)
-    return write_bytes(folder / PAGE, render_profile_page(data, figures, pictures).encode("utf-8"))
+    return ProfilePage(data if isinstance(data, ProfileData) else ProfileData(data)).write(Path(folder))
 
 
-def render_profile_page(data: ProfileData, figures: Any, pictures: dict[str, bytes]) -> str:
-    """The page as HTML; `pictures` are the SVG files shown in print and where scripts are off.
+@dataclass(frozen=True)
+class ProfilePage(Document):
+    """The document of a profile.
 
-    Raises:
-        ImportError: plotly or jinja2 is not installed.
+    Args:
+        data: the profile with its null control.
     """
-    columns = tuple(column for column in COLUMNS if any(_raw(layer, column.key) is not None for layer in data.layers))
-    idle = {layer.name for layer in data.steps if (layer.value("step_change") or 0.0) < IDLE}
-    return render(
-        "profile.html.j2",
-        figures,
-        pictures,
-        name=data.name,
-        facts=_facts(data),
-        notes=(*data.notes, *data.profile.notes),
-        said=account(data),
-        cards=profile_cards(data),
-        caveat_level="near",
-        columns=columns,
-        rows=[(layer.name in idle, [_cell(layer, column) for column in columns]) for layer in data.layers],
-        idle=f"{IDLE:.0%}",
-        skipped=data.skipped,
-        skipped_count=len(data.profile.skipped),
-    )
+
+    data: ProfileData
+    file = "profile.html"
+    template = "profile.html.j2"
+    keys = KEYS
+
+    @property
+    def title(self) -> str:
+        """The network's name."""
+        return self.data.name
+
+    def sections(self) -> Mapping[str, Any]:
+        """Facts and notes, the reading, key numbers, what was not read."""
+        data = self.data
+        return {
+            "facts": _facts(data),
+            "notes": (*data.notes, *data.profile.notes),
+            "said": account(data),
+            "cards": profile_cards(data),
+            "skipped": data.skipped,
+            "skipped_count": len(data.profile.skipped),
+        }
+
+    def figures(self) -> tuple[Figure, ...]:
+        """By layer."""
+        return profile_figures(self.data)
+
+    def tables(self) -> tuple[Table, ...]:
+        """The layers, with the columns that have a value."""
+        layers = self.data.layers
+        columns = tuple(column for column in COLUMNS if any(_raw(layer, column.key) is not None for layer in layers))
+        idle = {layer.name for layer in self.data.steps if (layer.value("step_change") or 0.0) < IDLE}
+        rows = [(layer.name in idle, [_cell(layer, column) for column in columns]) for layer in layers]
+        reading = (
+            f"In order of execution. Shaded rows move the state by less than {IDLE:.0%}. "
+            "Click a head to sort; hover it for its meaning."
+        )
+        return (Table("layers", "Layers", reading, columns, rows, named=True),)
 
 
 def _facts(data: ProfileData) -> list[tuple[str, str]]:

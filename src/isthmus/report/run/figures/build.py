@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from isthmus.report.figures.mechanics import bounds_figure, energies_figure, rank_figure, ranks_figure
-from isthmus.report.figures.path import mesh_figure, path_figure
-from isthmus.report.figures.spec import Figure, count_unloggable
-from isthmus.report.figures.spectra import spectra_figure
-from isthmus.report.figures.training import objective_figure, residual_figure
-from isthmus.report.words import momenta_caveat
+from isthmus.report.run.figures.mechanics import bounds_figure, energies_figure, rank_figure, ranks_figure
+from isthmus.report.run.figures.path import mesh_figure, path_figure
+from isthmus.report.run.figures.spectra import spectra_figure
+from isthmus.report.run.figures.training import objective_figure, residual_figure
+from isthmus.report.run.words import momenta_caveat
+from isthmus.report.spec import Figure, count_unloggable
 from isthmus.runs.reader import RunData
 
 KEYS = ("objective", "residual", "spectra", "energies", "rank", "mesh", "path", "ranks", "bounds")

@@ -1,12 +1,10 @@
 """Figures of the training: objective, test error, and the stationarity residual."""
 
-from isthmus.report._numbers import finite, number
-from isthmus.report.figures.spec import Figure, Panel, Reference, Series
+from isthmus.report._numbers import finite, number, show
+from isthmus.report.spec import Figure, Panel, Reference, Series
 from isthmus.report.style import BLUE, GREEN, INK, PURPLE, VERMILION, quoted
 from isthmus.runs.reader import RunData
-
-NEAR = 1e-1
-CRITICAL = 1e-3
+from isthmus.thresholds import CRITICAL, DIGITS, SHAPES
 
 
 def stages(run: RunData) -> list[tuple[float, str]]:
@@ -57,9 +55,8 @@ def objective_figure(run: RunData) -> Figure:
     empty = "no training history was recorded"
     panels = [Panel("", "step", "cost", series, log=True, verticals=marks, empty=empty)]
     reading = (
-        "The objective (E3) is the data cost plus the penalty; a flat end means that the optimiser has "
-        "stopped gaining, "
-        "not that it has arrived: for that, see the residual."
+        "The objective (E3) is the data cost plus the penalty; a flat end means that the optimiser has stopped "
+        "gaining, not that it has arrived: for that, see the residual."
     )
     if finite(run.trace("test_accuracy")):
         accuracy = (Series(*recorded(run, "test_accuracy"), "test accuracy", GREEN, marker=dots),)
@@ -81,8 +78,8 @@ def residual_figure(run: RunData) -> Figure:
             ("residual_median", "median over layers", BLUE, "solid"),
         )
     )
-    lines = (Reference(NEAR, "near"), Reference(CRITICAL, "critical"))
-    per_layer = (Series(run.column("p"), run.column("residual"), "at the end", PURPLE, marker="circle"),)
+    lines = (Reference(SHAPES, "shapes"), Reference(DIGITS, "digits"), Reference(CRITICAL, "critical"))
+    per_layer = (Series(run.midpoints(), run.column("residual"), "at the end", PURPLE, marker="circle"),)
     return Figure(
         "residual",
         "Stationarity residual: is this a critical point?",
@@ -97,11 +94,18 @@ def residual_figure(run: RunData) -> Figure:
                 verticals=stage_marks(run),
                 empty="no training history was recorded",
             ),
-            Panel("per layer, at the end", "{p}", "relative residual", per_layer, log=True, horizontals=lines),
+            Panel(
+                "per layer, at the end",
+                "{p}, layers at their midpoints",
+                "relative residual",
+                per_layer,
+                log=True,
+                horizontals=lines,
+            ),
         ),
         "The relative distance of the weights from the first of (E9); it is the gradient of the objective "
         "in the scale of "
-        "the weights. Below 0.001 (line “critical”) the run sits on a critical point for practical "
-        "purposes; above 0.1 (line “near”) the "
-        "Hamiltonian and everything made from it show where the optimiser stopped, not the theory.",
+        f"the weights. Below {show(CRITICAL)} (line “critical”) the run sits on a critical point for practical "
+        f"purposes; below {show(DIGITS)} the digits of energies may be read, below {show(SHAPES)} their shapes; above, "
+        "the Hamiltonian and everything made from it show where the optimiser stopped, not the theory.",
     )

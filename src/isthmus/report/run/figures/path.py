@@ -1,8 +1,8 @@
 """The path in two dimensions, and the layer step-sizes."""
 
 from isthmus.report._numbers import finite, number, show
-from isthmus.report.figures.mechanics import bands
-from isthmus.report.figures.spec import ColourScale, Figure, Panel, Reference, Series, Value, joined
+from isthmus.report.run.figures.mechanics import bands
+from isthmus.report.spec import ColourScale, Figure, Panel, Reference, Series, Value, joined
 from isthmus.report.style import BLUE, CLASSES, INK, shade
 from isthmus.runs.reader import RunData
 
@@ -21,8 +21,7 @@ def mesh_figure(run: RunData) -> Figure:
     first = number(rho[0])
     start = [p[0] - first if p and first is not None else 0.0]
     steps = Series([*start, *p], [*rho, rho[-1]], "step-size {rho}", BLUE, step=True) if len(p) == len(rho) else None
-    middle = [None if (r := number(width)) is None else x - r / 2 for x, width in zip(p, rho, strict=False)]
-    dots = Series(middle, rho[: len(middle)], "", BLUE, "none", marker="circle", size=5)
+    dots = Series(run.midpoints(), rho, "", BLUE, "none", marker="circle", size=5)
     lines = [Reference(1 / len(rho), "1/L (equidistant)")]
     effective = run.value("effective_depth")
     biggest = max(finite(rho), default=0.0)
@@ -48,10 +47,8 @@ def mesh_figure(run: RunData) -> Figure:
                 view=(0.0, 1.15 * max(biggest, *(line.value for line in lines))),
             ),
         ),
-        "Each layer spans from one stroke on the axis to the next and is as tall as its step. Long steps "
-        "belong "
-        "in the slow stretch (shaded), short ones in the jumps; a layer with {rho}{L} = 1 is a fully "
-        "connected one (E2).",
+        "Each layer spans from one stroke on the axis to the next and is as tall as its step. Long steps belong in the "
+        "slow stretch (shaded), short ones in the jumps; a layer with {rho}{L} = 1 is a fully connected one (E2).",
         notes=(note,) if note else (),
     )
 

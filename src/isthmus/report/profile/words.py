@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isthmus.report._numbers import finite, show
-from isthmus.report.profile_data import IDLE, STATES, Layer, ProfileData
-from isthmus.report.words import Card
+from isthmus.report.profile.data import STATES, Layer, ProfileData
+from isthmus.report.run.words import Card
+from isthmus.thresholds import IDLE
 
 COST, RATIO = "coi_stable", "participation_ratio_centred"
 CLEAR = 3.0

@@ -1,0 +1,45 @@
+"""Tables of a page as data: columns, cells, and the rows to mark."""
+
+from dataclasses import dataclass
+
+from isthmus.report.style import web
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a page's table; `extra` ones are shown on request."""
+
+    key: str
+    head: str
+    meaning: str
+    extra: bool = False
+
+    @property
+    def title(self) -> str:
+        """The head as HTML."""
+        return web(self.head)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell as shown, and the value that sorting uses ("" where there is none)."""
+
+    text: str
+    sort: str
+    extra: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: `key` names it in the page, `title` heads it, `reading` says how to read it.
+
+    `rows` are cells with whether the row is marked; with `named` the first column is text.
+    """
+
+    key: str
+    title: str
+    reading: str
+    columns: tuple[Column, ...]
+    rows: list[tuple[bool, list[Cell]]]
+    caveat: str = ""
+    named: bool = False
