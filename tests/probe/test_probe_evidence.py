@@ -121,6 +121,13 @@ def test_where_another_output_goes_on_than_the_one_read_that_is_said():
 
 
 @pytest.mark.usefixtures("seeded")
+def test_a_choice_that_leads_nowhere_costs_its_own_block_alone():
+    profile = probe(Stack(), torch.randn(50, 6), "blocks.*", output={"blocks.1": "absent"})
+    assert profile.layers == ["blocks.0", "blocks.2"]
+    assert "output='absent' does not lead to a tensor" in {s.name: s.reason for s in profile.skipped}["blocks.1"]
+
+
+@pytest.mark.usefixtures("seeded")
 def test_arguments_that_cannot_be_told_apart_are_doubted_and_can_be_picked():
     class Mix(nn.Module):
         def __init__(self):

@@ -283,7 +283,10 @@ class Trail:
         """The tensor that is a block's output: of a state's shape, if one is."""
         choice = matching(self.output, name)
         if choice is not None:
-            return pick(output, choice)[1]
+            try:
+                return pick(output, choice)[1]
+            except Unreadable:  # the reader lists it, with the reason
+                return None
         made = [x for _, x in _made(entry, output)]
         shapes = [x.shape for _, x in entry.candidates]
         return next((x for x in made if x.shape in shapes), made[0] if made else None)
