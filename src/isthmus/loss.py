@@ -19,7 +19,7 @@ Outputs = Float[Tensor, "*members out samples"]
 
 @dataclass(frozen=True)
 class Loss(ABC):
-    """A data cost ``C = (1/N) Σ_i c(f(x_i), y_i)``.
+    """A data cost ``C = (1/N) Σ_i c(f(x_i), y_i)`` whose Hessian in the outputs does not depend on the targets.
 
     Attributes:
         name: in configs, tables and messages.

@@ -18,7 +18,7 @@ from isthmus.curvature import Hessian, Linearisation
 from isthmus.ensemble import EnsembleProblem
 from isthmus.loss import LOSSES
 from isthmus.two_ended import scheme_of_order
-from isthmus.two_ended.linearise import StageLinearisation
+from isthmus.two_ended.linearise import StageHessian, StageLinearisation
 from isthmus.two_ended.sweeps import Sweeps
 
 ACTIVATIONS = [
@@ -196,13 +196,14 @@ class TestEuler(LinearisedContract):
     """`Sweeps` and `StageLinearisation` of the two-ended solver."""
 
     def sweeps(self, p, W):
-        sweeps = Sweeps(p, scheme_of_order(self.order), STEPS, W.dtype)
-        self.value, self.raw = sweeps.objective(W), sweeps.gradient(W)
+        sweeps = Sweeps(p, scheme_of_order(self.order), torch.tensor(STEPS, dtype=F64), W.dtype)
+        sweeps.W.copy_(W)
+        self.value = sweeps.evaluate().objective
         return sweeps
 
     def outputs(self, p, W):
         sweeps = self.sweeps(p, W)
-        outputs = sweeps.outputs.T
+        outputs = sweeps.last_outputs().T
         rounding = 1e-12 if W.dtype is F64 else 1e-5
         penalty = 0.5 * p.mu * float((torch.tensor(sweeps.quadrature, dtype=F64) * W.square().sum(dim=(1, 2))).sum())
         y = p.y if p.loss.classes else p.y.to(W.dtype)
@@ -210,8 +211,7 @@ class TestEuler(LinearisedContract):
         return outputs
 
     def gradient(self, p, W):
-        self.sweeps(p, W)
-        return self.raw
+        return self.sweeps(p, W).W.grad.clone()
 
     def net(self, p, W, dtype=F64):
         net = StageLinearisation(self.sweeps(p, W), dtype)
@@ -219,7 +219,9 @@ class TestEuler(LinearisedContract):
         return net
 
     def product(self, p, W, v, dtype=F64):
-        return self.net(p, W, dtype).product(v)
+        hessian = StageHessian(self.sweeps(p, W), dtype)
+        hessian.linearise()
+        return hessian.product([v])[0]
 
 
 class TestHeun(TestEuler):
@@ -255,12 +257,14 @@ def test_two_ended_sweeps_make_nothing_elsewhere_than_on_the_problems_device(ord
     p = make_problem(loss=loss, depth=4)
     p.model.to("meta")
     p.x, p.y = p.x.to("meta"), p.y.to("meta")
+    steps = torch.tensor(STEPS, dtype=F64, device="meta")
     with OneDevice("meta"):
-        sweeps = Sweeps(p, scheme_of_order(order), STEPS, torch.float32)
-        W = torch.empty(len(sweeps.quadrature), 5, 6, device="meta")
-        sweeps.forward(W)
-        gradient = sweeps.gradient(W)
-        net = StageLinearisation(sweeps)
-        net.at([W])
-        found = [gradient, net.product(W), *net.transposed(net.tangent([W])), *net.adjoints(net.end, lambda s: s)]
+        steps.tolist = lambda: STEPS  # meta holds no numbers
+        sweeps = Sweeps(p, scheme_of_order(order), steps, torch.float32)
+        sweeps.forward()
+        hessian, net = StageHessian(sweeps, torch.float32), StageLinearisation(sweeps)
+        hessian.linearise()
+        net.at([sweeps.W])
+        found = [*hessian.product([sweeps.W]), *net.transposed(net.tangent([sweeps.W])), sweeps.residual()]
+        found += net.adjoints(net.end, lambda s: s)
     assert all(t.device.type == "meta" and t.dtype == torch.float32 for t in found)

@@ -249,3 +249,17 @@ def test_lbfgs_without_the_features_is_refused_at_once():
 def test_a_segment_of_no_layers_is_refused():
     with pytest.raises(ValueError, match="a segment needs at least one layer, got 0"):
         RecomputeWorkspace(ReLU(), 3.0, 7, 6, 11, dtype=torch.float64, segment=0)
+
+
+def test_fused_and_autograd_gradients_agree_where_states_are_exactly_zero():
+    """L = L̃ = 3: no skips; two zero layers make states of zero, at which the derivative of ReLU is 0."""
+    torch.manual_seed(0)
+    model = LeakyResNet(3, 3, width=5, depth=3, effective_depth=3.0, dtype=torch.float64)
+    model.weight.data[:2] = 0
+    x, y, mu = torch.randn(7, 3, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64), 0.1
+    Problem(model, x, y, mu=mu).evaluate()
+    fused = model.weight.grad.clone()
+    penalty = 0.5 * mu * (model.rho * model.weight.square().sum(dim=(1, 2))).sum()
+    (expected,) = torch.autograd.grad((model(x) - y).square().sum() / 7 + penalty, model.weight)
+    assert bool((model.trajectory(x)[1:3] == 0).all()) and float(expected[2].norm()) > 0
+    torch.testing.assert_close(fused, expected, rtol=1e-12, atol=1e-13)

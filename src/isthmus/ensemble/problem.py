@@ -43,7 +43,7 @@ def _differences(first: Problem, other: Problem) -> list[str]:
     for name, mine, theirs in (
         ("activation", first.activation, other.activation),
         ("samples", first.x.shape[0], other.x.shape[0]),
-        ("loss", first.loss.name, other.loss.name),
+        ("loss", first.loss, other.loss),
         ("dtype", first.model.weight.dtype, other.model.weight.dtype),
         ("device", first.model.weight.device, other.model.weight.device),
     ):

@@ -64,11 +64,10 @@ def solve_on_mesh(
     scheme = scheme_of_order(order)
     if steps.ndim != 1 or not bool((steps > 0).all()) or abs(float(steps.sum()) - 1) > 1e-9:
         raise ValueError(f"steps must be positive and sum to 1, got {steps.tolist()}")
-    model = problem.model
     start = problem.geodesic() if start is None else start
     sweeps = Sweeps(problem, scheme, steps)
     if isinstance(start, Geodesic):
-        check_same_problem(start, model.effective_depth, problem.mu, model.activation, sweeps.start.T)
+        check_same_problem(start, problem.effective_depth, problem.mu, problem.activation, sweeps.start.T)
     same = isinstance(start, TwoEnded) and start.order == order and torch.equal(start.steps, steps)
     W = start.stage_weights if same and isinstance(start, TwoEnded) else _start_weights(start, sweeps.steps, scheme)
     sweeps.W.copy_(W)

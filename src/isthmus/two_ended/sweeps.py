@@ -34,14 +34,19 @@ class Sweeps:
     def __init__(self, problem: Problem, scheme: Scheme, steps: StepSizes, dtype: torch.dtype = torch.float64) -> None:
         model = problem.model
         kind: dict[str, Any] = {"dtype": dtype, "device": problem.x.device}
-        self.loss, self.mu, self.activation, self.L = problem.loss, problem.mu, model.activation, model.effective_depth
+        self.loss, self.mu, self.activation, self.L = (
+            problem.loss,
+            problem.mu,
+            problem.activation,
+            problem.effective_depth,
+        )
         self.scheme, self.steps = scheme, steps.to(**kind)
         self.h: list[float] = steps.tolist()
         self.start: Tensor = (model.in_map.detach().to(**kind) @ problem.x.to(**kind).T).contiguous()
         self.out_map = model.out_map.detach().to(**kind)
         self._y = self.loss.convert(problem.y, **kind)
         w, N = self.start.shape
-        self.width, count, extra = w, len(self.h) * scheme.stages, model.activation.extra
+        self.width, count, extra = w, len(self.h) * scheme.stages, problem.activation.extra
         # Weights of the quadrature, one a stage: the penalty's metric, and the scale of the variables.
         self.quadrature = [h * b for h in self.h for b in scheme.b]
         self._quadrature = torch.tensor(self.quadrature, **kind)
