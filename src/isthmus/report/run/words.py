@@ -73,7 +73,7 @@ def certificate(run: RunData) -> Certificate:
         "bad": (
             "Not a critical point",
             "These energies show optimisation error, not physics: in at least one layer the weights are "
-            "far from those that their own momenta ask for (E9). Spectra and ranks describe this network all the same.",
+            "far from those that their own momenta ask for (E9). Spectra describe this network all the same.",
         ),
         "unknown": (
             "No certificate",
