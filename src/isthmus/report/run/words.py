@@ -6,6 +6,7 @@ from typing import Literal
 
 from isthmus._support import command
 from isthmus.report._numbers import MISSING, finite, number, show, span
+from isthmus.report.tables import Card
 from isthmus.runs.advice import further
 from isthmus.runs.reader import RunData
 from isthmus.status import Status
@@ -34,16 +35,6 @@ class Verdict:
     method: str
     doubts: tuple[str, ...]
     trusted: bool
-
-
-@dataclass(frozen=True)
-class Card:
-    """A key number, its unit or range, and what it means in a line."""
-
-    label: str
-    value: str
-    detail: str
-    meaning: str
 
 
 def level(run: RunData) -> Level:
