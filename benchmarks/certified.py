@@ -64,7 +64,7 @@ def summary(geodesic: Geodesic, found: Certificate) -> dict[str, float]:
 
 
 def ours(size: dict[str, Any], seed: int, seconds: float, tolerance: float) -> dict[str, Any]:
-    """`solve` within so many seconds."""
+    """`solve` within a number of seconds."""
     part, whole = size["lbfgs"]
     stages = [Stage(LBFGS(), part, fraction=0.2), Stage(LBFGS(), whole), Stage(Newton(), 10_000)]
     started, cpu = time.perf_counter(), time.process_time()
@@ -81,7 +81,7 @@ def main() -> None:
     parser.set_defaults(threads=torch.get_num_threads())
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--times", type=float, default=1.0, help="so many times the recipe's seconds")
+    parser.add_argument("--times", type=float, default=1.0, help="time allowed, as a multiple of the recipe's")
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--scale", type=float, default=1.0, help="times the recipe's 6000 steps (a quick look: 0.1)")
     given = parser.parse_args()

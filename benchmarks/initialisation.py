@@ -1,4 +1,4 @@
-"""Which initialisation neither collapses at large L̃ nor leaves a tail? Numbers for docs/notes/initialisation.md.
+"""Which initialisation neither collapses at large L̃ nor leaves a tail? Numbers for docs/notes/log/initialisation.md.
 
 Rule, fixed before measuring: an initialisation qualifies if, over all seeds, (a) no run at L̃ = 7, 10, 20 ends in the
 zero network, and (b) the least rank of an interior state (threshold 1e-2) is at most 8 at L̃ = 7 after the given number

@@ -1,4 +1,4 @@
-"""Can the interior of a converged network be had below the dense floor? Numbers for docs/notes/solver.md.
+"""Can the interior of a converged network be had below the dense floor? Numbers for docs/notes/log/solver.md.
 
 Trains the network of the paper's Figure 1, then counts, state by state, the neurons that are dead on all samples (their
 columns and rows drop out of a step exactly), alive on all samples (there ReLU is the identity, and layers compose), and

@@ -19,7 +19,7 @@ from _common import options, write
 
 
 def one(shape: str, choice: str, steps: int, threads: int) -> None:
-    """Train so many steps, and print what they took."""
+    """Train for `steps` steps, and print what they took."""
     import torch
 
     from isthmus import LeakyResNet, Problem, Trainer

@@ -1,4 +1,4 @@
-"""How fast do L layers approach the continuous flow? Numbers for docs/notes/two_ended.md.
+"""How fast do L layers approach the continuous flow? Numbers for docs/notes/log/two_ended.md.
 
 One problem, one basin: a reference solution of fourth order is found first, and every other discretisation starts from
 it. For the Euler network (a Leaky ResNet trained to its end), for Heun's scheme and for RK4, at L = 10, 20, 40, 80:

@@ -37,7 +37,7 @@ def problem(seed: int) -> Problem:
 
 
 def run_recipe(seed: int, scale: float) -> dict[str, float]:
-    """The paper's recipe with so many times its steps; history is kept out of the clock's way."""
+    """The paper's recipe with its steps multiplied; its history is not timed."""
     trainer = Trainer(problem(seed), recipe("paper", round(6000 * scale)), log_every=10**9)
     started, cpu = time.perf_counter(), time.process_time()
     trainer.run()
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.set_defaults(threads=torch.get_num_threads())
     parser.add_argument("--scale", type=float, default=1.0, help="times the recipe's 6000 steps (a quick look: 0.1)")
-    parser.add_argument("--own-time", type=int, default=1, help="on so many seeds, also what the recipe's time allows")
+    parser.add_argument("--own-time", type=int, default=1, help="seeds for the run in the recipe's own time")
     parser.add_argument("--long", action="store_true", help="also the recipe with ten times the steps, first seed")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

@@ -105,6 +105,11 @@ def test_the_table_has_every_room_and_no_other():
     assert set(FLOOR) - rooms == set(), "rooms that are not there"
 
 
+def test_every_file_that_the_document_names_exists():
+    named = set(re.findall(r"`((?!tests/)(?:\w+/)?\w+\.py)`", ARCHITECTURE.read_text()))
+    assert named and not {file for file in named if not (SOURCE / file).is_file()}
+
+
 def not_allowed(imports: list[Import]) -> list[str]:
     """Imports that the table does not have. The package itself may be asked for its version alone."""
     wrong = []

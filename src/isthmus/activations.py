@@ -115,7 +115,7 @@ class SmoothReLU(Activation):
 
     Args:
         append_one: append the constant 1 to the features.
-        sharpness: β > 0, in units of one over the state's. 20 is where the trials ended (theory file, section 7).
+        sharpness: β > 0, in units of one over the state's. 20 is where the trials ended (docs/notes/log/solver.md).
 
     Raises:
         ValueError: the sharpness is not positive and finite.

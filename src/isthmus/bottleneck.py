@@ -1,4 +1,4 @@
-"""Where the bottleneck is, of what dimension, and why that may be wrong (docs/theory.md)."""
+"""Where the bottleneck is, of what dimension, and why that may be wrong (docs/theory.md, (E11))."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,6 +1,6 @@
 """Named initialisations of the weights ``W_ℓ``; `docs/notes/initialisation.md` has the numbers that chose the default.
 
-Two ways to go wrong are known (theory file, section 7): too small, and at large L̃ the signal decays as ``e^{−L̃}`` and
+Two ways to go wrong are known: too small, and at large L̃ the signal decays as ``e^{−L̃}`` and
 training ends in the zero network, which is a local minimum; too large, and the interior starts with full rank and
 keeps a tail of small singular values for thousands of steps.
 """

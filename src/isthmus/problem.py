@@ -140,6 +140,15 @@ class Problem:
         weight = self.model.weight
         return [weight, *(p for p in self.model.parameters() if p is not weight)]
 
+    @property
+    def scales(self) -> list[Tensor | float]:
+        """Factors on `parameters` in which the penalty is ``(μ/2)‖·‖²``: ``√ρ_ℓ`` for ``W_ℓ``, 1 for learned ends."""
+        return [self.model.rho.sqrt()[:, None, None], *[1.0] * (len(self.parameters) - 1)]
+
+    def last_outputs(self) -> Float[Tensor, "out samples"]:
+        """The outputs of the last full evaluation."""
+        return self.model.out_map.detach() @ self.workspace(path=False).end
+
     def _workspace(self, samples: int) -> FlowWorkspace | RecomputeWorkspace:
         model, key = self.model, (samples, self.keep_path)
         flow = self._workspaces.get(key)
@@ -179,7 +188,7 @@ class Problem:
         It trains the same parameters, and has no test part.
 
         Args:
-            rows: so many of the training rows, at even distances; all by default.
+            rows: number of training rows to keep, at even distances; all by default.
             mu: another weight decay.
             activation: another σ, which appends as many ones.
             effective_depth: another L̃.

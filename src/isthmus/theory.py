@@ -1,25 +1,22 @@
 """Closed forms: the minima of (E3) of linear networks, mode by mode (arXiv:2405.17573, σ = identity).
 
 Setting. σ(z) = z; inputs of mean 0 and covariance ``XᵀX/N = 1``; end maps U with orthonormal columns and V with
-orthonormal rows,
-aligned: they carry the k-th pair of singular directions of the least-squares map ``Z`` to the same unit vector, so that
-``VU = Σ_k l_k r_kᵀ``. With ``T = Π_ℓ B_ℓ``, ``B_ℓ = κ + ρW_ℓ``, ``κ = 1 − ρL̃ ≥ 0``, ρ = 1/L, the objective is
-``unexplained + ‖Z − VTU‖_F² + (μ/2)L Σ_ℓ ‖B_ℓ − κ‖_F²``, and biases are 0: they would move means that are right
-already.
+orthonormal rows. The end maps are aligned: they carry the k-th pair of singular directions of the least-squares map
+``Z`` to the same unit vector, so that ``VU = Σ_k l_k r_kᵀ``. With ``T = Π_ℓ B_ℓ``, ``B_ℓ = κ + ρW_ℓ``,
+``κ = 1 − ρL̃ ≥ 0``, ρ = 1/L, the objective is ``unexplained + ‖Z − VTU‖_F² + (μ/2)L Σ_ℓ ‖B_ℓ − κ‖_F²``. Biases are 0,
+because the means are right without them.
 
 Lower bound. ``‖B − κ‖² ≥ Σ_i (σ_i(B) − κ)² ≥ Σ_i g(log σ_i(B))``, ``g(y) = (e^y − κ)_+²`` (von Neumann's trace
-inequality). g is convex and
-never falls, and the singular values of T are weakly log-majorised by the products of those of the B_ℓ (Horn), hence
-``Σ_ℓ Σ_i g(log σ_i(B_ℓ)) ≥ L Σ_i g(log σ_i(T)/L)``. Also ``‖Z − VTU‖² ≥ Σ_i (s_i − σ_i(VTU))²`` and
-``σ_i(VTU) ≤ σ_i(T)``. Where no
-``s_k`` is below the bare leak ``κ^L``, the objective is therefore at least the sum over modes of the least value of
+inequality). g is convex and never falls, and the singular values of T are weakly log-majorised by the products of
+those of the B_ℓ (Horn), hence ``Σ_ℓ Σ_i g(log σ_i(B_ℓ)) ≥ L Σ_i g(log σ_i(T)/L)``. Also
+``‖Z − VTU‖² ≥ Σ_i (s_i − σ_i(VTU))²`` and ``σ_i(VTU) ≤ σ_i(T)``. Where no ``s_k`` is below the bare leak ``κ^L``, the
+objective is therefore at least the sum over modes of the least value of
 
     F(R) = (s − R)² + (μ/2)L²(R^{1/L} − κ)²      over κ^L ≤ R,
 
 and diagonal weights, equal in all layers, ``w = L(R^{1/L} − κ)``, reach it. In the limit L → ∞, the continuous flow,
 ``F(R) = (s − R)² + (μ/2)(L̃ + log R)²``, ``w = L̃ + log R``. F has one or two minima: *kept* near s, and *dropped*
-near the leak, where
-the mode is worth less, s², than the ``(μ/2)(L̃ + log s)²`` that carrying it costs.
+near the leak. It is dropped where the mode is worth less, s², than the ``(μ/2)(L̃ + log s)²`` that carrying it costs.
 
 Modes below the leak are not covered: to shrink a mode further than the leak does, turning it out of the outputs' sight
 into unused neurons is cheaper than damping it (measured: s = 0, L = 8, L̃ = 1).

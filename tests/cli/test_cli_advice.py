@@ -216,6 +216,16 @@ def test_a_run_of_that_solver_is_told_to_go_on(cli):
     assert resumes(line) and parsed(line)[1]["train__extend"] == "1"
     assert cli(*shlex.split(line)[1:], "--no-report", "--quiet").code == 0
     assert RunConfig.from_yaml("my run/config.yaml").train.extend == (1,)
+    (Path(RUN) / "checkpoint.safetensors").unlink()  # now it would begin again
+    name, options = parsed(only_command(cli("certify", RUN).out))
+    assert (name, options["resume"], options["model__init_from"]) == ("train", False, RUN)
+
+
+def test_the_advice_of_certify_names_a_folder_that_is_free(cli, trained):
+    assert parsed(only_command(cli("certify", RUN).out))[1]["out"] == Path("my run-kinks")
+    Path("my run-kinks").mkdir()
+    Path("my run-kinks/config.yaml").write_text("")
+    assert parsed(only_command(cli("certify", RUN).out))[1]["out"] == Path("my run-kinks-2")
 
 
 def test_a_file_alone_is_certified_and_probed(cli, trained):
@@ -274,9 +284,11 @@ def test_a_new_run_starts_from_another_with_other_values(cli, trained):
     Path("a.yaml").write_text("model: {init_from: my run}\ntrain: {mu: 0.07}\n")
     assert cli("train", "--config", "a.yaml", "--out", "newer", "--no-report", "--quiet").code == 0
     assert RunConfig.from_yaml("newer/config.yaml").train.mu == 0.07
-    assert (
-        cli("train", "--init-from", RUN, "--mu", "0.05", "--resume", "--out", "new", "--no-report", "--quiet").code == 0
-    )
+    fresh = ("train", "--config", "newer/config.yaml", "--init-from", "none", "--out", "fresh")
+    assert cli(*fresh, "--no-report", "--quiet").code == 0
+    assert RunConfig.from_yaml("fresh/config.yaml").model.init_from is None
+    again = ("train", "--init-from", RUN, "--mu", "0.05", "--resume", "--out", "new")
+    assert cli(*again, "--no-report", "--quiet").code == 0
 
 
 def test_another_shape_names_the_option(cli, trained):

@@ -174,7 +174,7 @@ def test_balls_that_the_step_does_not_reach_are_left_out():
 
 
 def teacher(beta=20.0):
-    """The middle case of docs/notes/solver.md, smaller: where the metric of single layers does not get to the end."""
+    """The middle case of docs/notes/log/solver.md, smaller: the metric of single layers does not get to the end."""
     task = make_task("teacher", dims=(6, 2, 6), train=60, seed=0)
     activation = SmoothReLU(sharpness=beta)
     model = LeakyResNet(6, 6, width=12, depth=10, effective_depth=4.0, activation=activation, dtype=torch.float64)

@@ -210,7 +210,9 @@ def test_a_refused_step_leaves_the_bits_of_the_point_and_its_linearisation(monke
     problem = small()
     Trainer(problem, [Stage(LBFGS(), 60)], log_every=1000).run()
     newton, metric = Newton().start(problem), []
-    monkeypatch.setattr(newton.metric, "refresh", lambda refresh=newton.metric.refresh: metric.append(refresh()))
+    monkeypatch.setattr(
+        newton.preconditioner, "refresh", lambda refresh=newton.preconditioner.refresh: metric.append(refresh())
+    )
     newton.step(problem.evaluate, 1.0)
     before, gradient = problem.model.weight.detach().clone(), problem.model.weight.grad.clone()
     monkeypatch.setattr(newton, "_at", lambda scaled, x: math.inf)  # whatever is tried is refused

@@ -29,8 +29,9 @@ from isthmus.model import LeakyResNet
 from isthmus.optimise import LBFGS, Adam
 from isthmus.problem import Problem
 from isthmus.solve import Stage, Trainer
+from isthmus.status import Status
 from isthmus.theory import linear_gains, linear_minimum
-from isthmus.two_ended import TwoEndedStatus, solve_on_mesh
+from isthmus.two_ended import solve_on_mesh
 
 F64 = torch.float64
 MU = 0.01
@@ -157,7 +158,7 @@ def test_the_two_ended_solver_has_the_continuous_minimum_for_its_limit(order, s,
     steps = torch.full((64 if order == 2 else 16,), 1 / (64 if order == 2 else 16), dtype=F64)
     p = linear_problem(s, 8, effective_depth, carried=theory.kept.tolist(), width=4)
     solution = solve_on_mesh(p, None, steps, order=order, residual_tol=1e-9)
-    assert solution.status is TwoEndedStatus.CONVERGED
+    assert solution.status is Status.CONVERGED
     tolerance = 1e-6 if order == 4 else 3e-4
     assert solution.objective == pytest.approx(theory.objective, rel=tolerance)
     torch.testing.assert_close(

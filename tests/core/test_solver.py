@@ -401,6 +401,14 @@ def test_wrong_types_are_named(make, message, without_shape_checks):
         make()
 
 
+def test_a_trainer_says_what_it_is_in_one_line():
+    trainer = Trainer(problem(), (Stage(Adam(), 3), Stage(SGD(), 2)))
+    trainer.step()
+    said = repr(trainer)
+    assert said == f"Trainer({trainer.problem!r}, stages=[adam 3, sgd 2], step=1 of 5)"
+    assert "\n" not in said and len(said) < 250
+
+
 def test_misuse_of_a_trainer():
     trainer = Trainer(problem(), (Stage(Adam(), 1),))
     with pytest.raises(ValueError, match="checkpoint_every must be at least 1"):
@@ -514,7 +522,7 @@ def linear_geodesics():
 
 
 def test_balance_law_has_a_factor_of_two(linear_geodesics):
-    """(E4) in the theory file reads ‖W_p‖² = ‖W_0‖² + L̃∫‖b‖²; converged networks say 2L̃, at first order in ρ."""
+    """(E4) with 2L̃, where the paper has L̃: converged networks tend to 2L̃, at first order in ρ."""
     factors = []
     for g in linear_geodesics.values():
         squares, bias = g.W.square().sum(dim=(1, 2)), g.W[:, :, -1].square().sum(dim=1)

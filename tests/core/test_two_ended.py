@@ -12,10 +12,10 @@ from isthmus.curvature import DualPreconditioner
 from isthmus.model import LeakyResNet
 from isthmus.optimise import LBFGS
 from isthmus.problem import Problem
-from isthmus.two_ended import SCHEMES, TwoEndedStatus, scheme_of_order, solve_on_mesh, solve_two_ended
-from isthmus.two_ended.end_cost import EndCost
+from isthmus.status import Status
+from isthmus.two_ended import SCHEMES, scheme_of_order, solve_on_mesh, solve_two_ended
 from isthmus.two_ended.interpolate import defects, equidistribute, velocities
-from isthmus.two_ended.linearise import StageLinearisation
+from isthmus.two_ended.linearise import StageHessian, StageLinearisation
 from isthmus.two_ended.sweeps import Sweeps
 
 F64 = torch.float64
@@ -43,8 +43,15 @@ def problem(activation=None, L_tilde=2.0, depth=8, mu=0.05, classes=False, ends=
 
 
 def sweeps_of(p, order, steps):
-    model = p.model
-    return Sweeps(EndCost(p), model.activation, model.effective_depth, p.mu, scheme_of_order(order), steps)
+    return Sweeps(p, scheme_of_order(order), steps)
+
+
+def at(sweeps, W):
+    """Value, gradient and Hessian at these weights."""
+    sweeps.W.copy_(W)
+    value, hessian = sweeps.evaluate().objective, StageHessian(sweeps)
+    hessian.linearise()
+    return value, sweeps.W.grad, hessian
 
 
 def random_weights(sweeps):
@@ -117,17 +124,19 @@ def test_value_gradient_and_hessian_product_equal_autograd(order, classes, activ
     value = slow_objective(p, order, steps.tolist(), leaf)
     (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
     (product,) = torch.autograd.grad((gradient * direction).sum(), leaf)
-    assert sweeps.objective(W) == pytest.approx(float(value.detach()), rel=1e-12)
-    torch.testing.assert_close(sweeps.gradient(W), gradient.detach(), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(sweeps.hessian_product(W, direction), product, rtol=1e-9, atol=1e-12)
+    found, fused, hessian = at(sweeps, W)
+    assert found == pytest.approx(float(value.detach()), rel=1e-12)
+    torch.testing.assert_close(fused, gradient.detach(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(hessian.product([direction])[0], product, rtol=1e-9, atol=1e-12)
 
 
 def test_eulers_scheme_is_the_leaky_resnet():
     p = problem()
     sweeps, g = sweeps_of(p, 1, p.model.rho), p.geodesic()
     W = p.model.weight.detach()
-    assert sweeps.objective(W) == pytest.approx(p.evaluate().objective, rel=1e-13)
-    torch.testing.assert_close(sweeps.gradient(W), p.model.weight.grad, rtol=1e-10, atol=1e-13)
+    found, gradient, _ = at(sweeps, W)
+    assert found == pytest.approx(p.evaluate().objective, rel=1e-13)
+    torch.testing.assert_close(gradient, p.model.weight.grad, rtol=1e-10, atol=1e-13)
     torch.testing.assert_close(sweeps.A.mT, g.A, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(sweeps.G.mT / -p.mu, g.M, rtol=1e-10, atol=1e-12)
 
@@ -138,8 +147,7 @@ def test_eulers_scheme_is_the_leaky_resnet():
 def linearised(p, order, dtype=F64):
     sweeps = sweeps_of(p, order, torch.tensor([0.2, 0.5, 0.3], dtype=F64))
     W = 0.3 * random_weights(sweeps)
-    sweeps.objective(W)
-    sweeps.gradient(W)
+    at(sweeps, W)
     net = StageLinearisation(sweeps, dtype)
     net.at([W])
     return sweeps, W, net
@@ -154,7 +162,7 @@ def test_stages_are_linearised_as_differences_say_and_the_transpose_is_one(order
     sweeps, W, net = linearised(p, order)
     v, u = torch.randn(W.shape, dtype=F64), torch.randn(2, 12, dtype=F64)
     found, eps = net.tangent([v]), 1e-6
-    ahead, behind = (sweeps.end.out_map @ sweeps.forward(W + sign * eps * v).clone() for sign in (1, -1))
+    ahead, behind = (at(sweeps, W + sign * eps * v) and sweeps.last_outputs() for sign in (1, -1))
     torch.testing.assert_close(found, (ahead - behind) / (2 * eps), rtol=1e-6, atol=1e-7)
     assert float((found * u).sum()) == pytest.approx(float((net.transposed(u)[0] * v).sum()), rel=1e-12)
 
@@ -165,8 +173,8 @@ def test_the_metric_is_the_inverse_gauss_newton_hessian_of_the_stages(order, cla
     """As of a network (tests/core/test_dual.py), from the tangent and the curvature of the cost alone."""
     p = problem(classes=classes)
     sweeps, W, net = linearised(p, order)
-    metric, scale = DualPreconditioner(p, dtype=F64, net=net), sweeps.measure.sqrt()[:, None, None]
-    metric.measure([W])
+    metric, scale = DualPreconditioner(sweeps, dtype=F64, net=net), sweeps.scales[0]
+    metric.measure_at([W])
     v = torch.randn(W.numel(), dtype=F64)
     tangent = net.tangent([v.view_as(W) / scale])
     pulled = net.transposed(p.loss.curvature(net.outputs, tangent))[0] / scale
@@ -202,7 +210,7 @@ def test_every_scheme_converges_at_its_order(smooth, order, counts):
     rows = []
     for count in counts:
         solution = solve_on_mesh(p, reference, equal(count), order=order, residual_tol=1e-10)
-        assert solution.status is TwoEndedStatus.CONVERGED
+        assert solution.status is Status.CONVERGED
         rows.append(errors(solution, reference))
     x = torch.tensor(counts, dtype=F64).log()
     y = torch.tensor(rows, dtype=F64).log()
@@ -254,7 +262,7 @@ def test_interpolation_is_of_fourth_order_between_nodes(smooth):
 def test_the_estimated_error_is_the_error(smooth):
     p, reference = smooth
     s = solve_two_ended(p, reference, order=2, steps=10, tol=1e-2, adapt=False)
-    assert s.status is TwoEndedStatus.CONVERGED and s.error <= 1e-2
+    assert s.status is Status.CONVERGED and s.error <= 1e-2
     A, M = reference.at(s.positions.clamp(max=1))
     true = max(float((u - v).norm(dim=(1, 2)).max() / v.norm(dim=(1, 2)).max()) for u, v in ((s.A, A), (s.M, M)))
     assert 0.8 < s.error / true < 1.25, (s.error, true)
@@ -277,16 +285,14 @@ def test_learned_ends_are_held():
     p = problem(ends="learned")
     before = [q.detach().clone() for q in p.parameters]
     s = solve_on_mesh(p, None, equal(4), order=1, residual_tol=1e-4)
-    assert s.status is TwoEndedStatus.CONVERGED
+    assert s.status is Status.CONVERGED
     assert all(torch.equal(a, b) for a, b in zip(before, p.parameters, strict=True))
 
 
 def test_cross_entropy_and_no_leak():
     p = problem(classes=True, L_tilde=0.0)
     s = solve_on_mesh(p, None, equal(8), order=4)
-    assert s.status is TwoEndedStatus.CONVERGED and s.hamiltonian_spread < 1e-3 * float(
-        s.scaled_hamiltonian.abs().max()
-    )
+    assert s.status is Status.CONVERGED and s.hamiltonian_spread < 1e-3 * float(s.scaled_hamiltonian.abs().max())
     out = s.A[-1] @ p.model.out_map.T
     assert s.data_cost == pytest.approx(float(torch.nn.functional.cross_entropy(out, p.y)))
 
@@ -327,7 +333,7 @@ def test_moving_the_mesh_helps_at_a_large_effective_depth():
     moved = solve_on_mesh(p, even, mesh, order=2, residual_tol=1e-9)
     mesh = equidistribute(moved.steps, moved.defect, 2, 24)
     moved = solve_on_mesh(p, moved, mesh, order=2, residual_tol=1e-9)
-    assert even.status is moved.status is TwoEndedStatus.CONVERGED
+    assert even.status is moved.status is Status.CONVERGED
     assert max(errors(moved, reference)[:2]) < 0.7 * max(errors(even, reference)[:2])
     assert float(moved.defect.max() / moved.defect.median()) < float(even.defect.max() / even.defect.median())
 
@@ -335,7 +341,7 @@ def test_moving_the_mesh_helps_at_a_large_effective_depth():
 def test_refinement_reaches_the_tolerance(smooth):
     p, reference = smooth
     s = solve_two_ended(p, order=2, steps=4, tol=3e-3, residual_tol=1e-7)
-    assert s.status is TwoEndedStatus.CONVERGED and s.error <= 3e-3 and len(s.steps) > 8
+    assert s.status is Status.CONVERGED and s.error <= 3e-3 and len(s.steps) > 8
     assert s.objective == pytest.approx(reference.objective, rel=1e-3)
     assert f"estimated error {s.error:.2g}" in s.message
 
@@ -374,23 +380,21 @@ def test_the_gap_tells_a_network_that_is_not_trained(smooth):
 def test_statuses(smooth):
     p, reference = smooth
     spent = solve_on_mesh(p, None, equal(8), budget=3)
-    assert (
-        spent.status is TwoEndedStatus.BUDGET_SPENT and spent.products <= 3 and "more Hessian products" in spent.message
-    )
-    assert solve_two_ended(p, steps=8, budget=3).status is TwoEndedStatus.BUDGET_SPENT
+    assert spent.status is Status.BUDGET_SPENT and spent.products <= 3 and "more Hessian products" in spent.message
+    assert solve_two_ended(p, steps=8, budget=3).status is Status.BUDGET_SPENT
     coarse = solve_two_ended(p, reference, steps=4, tol=1e-7, residual_tol=1e-9, max_steps=8)
-    assert coarse.status is TwoEndedStatus.BUDGET_SPENT and coarse.error > 1e-7
+    assert coarse.status is Status.BUDGET_SPENT and coarse.error > 1e-7
     assert "max_steps=8 allows no finer mesh" in coarse.message
     g = p.geodesic()
     bad = solve_on_mesh(p, replace(g, W=g.W * 1e200), equal(8))
-    assert bad.status is TwoEndedStatus.DIVERGED and "use more steps" in bad.message
-    assert solve_two_ended(p, replace(g, W=g.W * 1e200)).status is TwoEndedStatus.DIVERGED
+    assert bad.status is Status.DIVERGED and "use more steps" in bad.message
+    assert solve_two_ended(p, replace(g, W=g.W * 1e200)).status is Status.DIVERGED
     stalled = solve_on_mesh(p, reference, equal(8), residual_tol=1e-30)
-    assert stalled.status is TwoEndedStatus.STALLED and stalled.residual < 1e-8 and stalled.products < 5000
+    assert stalled.status is Status.STALLED and stalled.residual < 1e-8 and stalled.products < 5000
     assert "no step decreases the objective any more" in stalled.message
 
 
-def test_relu_is_spoken_of():
+def test_the_message_names_relu():
     s = solve_on_mesh(problem(ReLU()), None, equal(4), budget=20)
     assert "ReLU has kinks" in s.message
     assert "ReLU has kinks" not in solve_on_mesh(problem(), None, equal(8), budget=5).message
@@ -445,8 +449,33 @@ def test_wrong_types_are_named(smooth, without_shape_checks):
         reference.at(torch.tensor([1.5]))
 
 
-def test_a_problem_elsewhere_than_on_the_cpu_is_refused():
-    net = LeakyResNet(3, 2, width=5, depth=4, effective_depth=1.0, dtype=F64, device="meta")
+@pytest.mark.parametrize("order", SCHEMES)
+def test_every_buffer_of_the_sweeps_lies_where_the_problem_does(order):
+    """On the meta device, where a buffer that was made on the CPU would not mix with the others."""
+    net = LeakyResNet(
+        3, 2, width=5, depth=4, effective_depth=1.0, activation=SmoothReLU(sharpness=2.0), dtype=F64, device="meta"
+    )
     p = Problem(net, torch.zeros(4, 3, dtype=F64), torch.zeros(4, 2, dtype=F64))
-    with pytest.raises(ValueError, match=r"is solved on the CPU, this one lies on meta: make a new Problem"):
-        solve_two_ended(p)
+    sweeps = sweeps_of(p, order, equal(3))
+    hessian = StageHessian(sweeps, torch.float32)
+    sweeps.forward()
+    hessian.linearise()
+    V = torch.zeros_like(sweeps.W)
+    found = [hessian.tangent([V]), *hessian.product([V]), sweeps.residual(), sweeps.last_outputs(), *sweeps.scales]
+    assert all(t.device.type == "meta" for t in found)
+
+
+@pytest.mark.parametrize("order", SCHEMES)
+def test_sweeps_in_float32_are_those_in_float64_rounded(order):
+    p, steps = problem(), torch.tensor([0.2, 0.5, 0.3], dtype=F64)
+    wide, narrow = sweeps_of(p, order, steps), Sweeps(p, scheme_of_order(order), steps, dtype=torch.float32)
+    W = 0.3 * random_weights(wide)
+    value, gradient, hessian = at(wide, W)
+    found, rounded, rough = at(narrow, W.float())
+    assert found == pytest.approx(value, rel=1e-5) and rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded.double(), gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+    rougher, V = StageHessian(wide, torch.float32), torch.randn(W.shape, dtype=F64)
+    rougher.linearise()
+    product = hessian.product([V])[0]
+    for other in (rougher.product([V])[0], rough.product([V.float()])[0].double()):
+        torch.testing.assert_close(other, product, rtol=1e-4, atol=1e-5 * float(product.abs().max()))

@@ -13,11 +13,11 @@ SOURCES = ("src", "tests", "docs", "benchmarks", "README.md", "CHANGELOG.md")
 
 
 def texts() -> dict[str, str]:
-    """Everything that cites, by its path; this file aside."""
+    """Everything that cites, by its path; the tests of documents aside."""
     files = [
         file for name in SOURCES for file in ([ROOT / name] if (ROOT / name).is_file() else (ROOT / name).rglob("*"))
     ]
-    kept = [file for file in files if file.suffix in {".py", ".md", ".j2"} and file != Path(__file__).resolve()]
+    kept = [file for file in files if file.suffix in {".py", ".md", ".j2"} and file.parent != Path(__file__).parent]
     return {str(file.relative_to(ROOT)): file.read_text() for file in sorted(kept)}
 
 

@@ -168,11 +168,13 @@ def test_members_keep_their_best_iterate_as_alone():
     kept = 0
     problems = [hard(seed)[0] for seed in range(4)]
     alone, stages = [copy.deepcopy(p) for p in problems], hard(0)[1]
-    EnsembleTrainer(EnsembleProblem(problems), stages, log_every=3).run()
-    for mine, own in zip(problems, alone, strict=True):
+    ensemble = EnsembleTrainer(EnsembleProblem(problems), stages, log_every=3)
+    results = ensemble.run()
+    for mine, own, history, result in zip(problems, alone, ensemble.histories, results, strict=True):
         trainer = Trainer(own, stages, log_every=3)
-        trainer.run()
+        assert trainer.run() == result
         kept += any(row["kept_step"] is not None for row in trainer.history)
+        assert [row["kept_step"] for row in history] == [row["kept_step"] for row in trainer.history]
         close(mine.model.weight, own.model.weight)
     assert kept > 0
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from isthmus import LeakyResNet
 from isthmus.probe import merge_pair, rank_blocks, simplify
-from isthmus.probe.simplify import PassThrough
+from isthmus.probe.gates import PassThrough
 
 F64 = torch.float64
 cross_entropy = nn.functional.cross_entropy

@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class StopAfter:
-    """A `should_stop` that asks to stop after so many steps."""
+    """A `should_stop` that asks to stop after a number of steps."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps

@@ -289,7 +289,7 @@ def test_a_finished_run_trains_nothing_and_mends_its_products(tiny, finished, fo
     assert load_run(folder).layers.height == 6
 
 
-def test_a_crash_while_reading_the_network_is_mended_by_resuming(tiny, finished, folder, monkeypatch):
+def test_a_crash_while_reading_the_network_is_repaired_by_resuming(tiny, finished, folder, monkeypatch):
     def fail(*args, **kwargs):
         raise ValueError("no")
 

@@ -88,7 +88,7 @@ def test_other_weights_in_a_sound_file_are_refused_and_the_command_writes_it_ane
     rewritten(run, lambda state: state["weight"].mul_(2))
     message = (
         r"model\.safetensors and checkpoint\.safetensors beside it are not of one network: both are of step 6, and "
-        r"weight are not the same; `isthmus train --resume --out .*run` writes model\.safetensors anew from the"
+        r"weight are not the same; `isthmus train --resume --out .*run` writes it anew from the checkpoint$"
     )
     for read in (load_run_model, load_run_problem):
         with pytest.raises(StateError, match=message):
@@ -139,7 +139,7 @@ def test_a_run_killed_after_it_was_resumed_names_both_steps(short, folder, stop_
     (folder / MODEL).write_bytes(early)  # as a kill before the products leaves it
     message = (
         r"model\.safetensors is of step 1, the checkpoint beside it of step 4: the former is read; `isthmus train "
-        r"--resume --out .*run` trains to the end and writes it anew"
+        r"--resume --out .*run` writes it anew from the checkpoint$"
     )
     with pytest.warns(UserWarning, match=message):
         saved = read_saved(folder)
@@ -232,7 +232,7 @@ def test_a_finished_run_of_version_1_gets_its_products_anew(run, short, original
 def test_files_of_version_1_that_differ_advise_what_works(run, original, same_bits):
     rewritten(run, lambda state: state["weight"].mul_(2))
     made_version_1(run)
-    with pytest.raises(StateError, match=r"are not the same; delete model\.safetensors, and the checkpoint is read"):
+    with pytest.raises(StateError, match=r"are not the same; delete it, and the checkpoint is read$"):
         read_saved(run)
 
 

@@ -1,16 +1,17 @@
 """Stationarity at ReLU's kinks: the distance of the gradient to the Clarke set (Clarke 1983).
 
-Where a state is 0 the derivative of a ReLU may be any number in [0, 1], and a minimum asks only that *some* choice
-makes the gradient vanish. Trained networks have many states at kinks, never exactly there: a state within a stated
-width of 0 counts (Goldstein's ε-subdifferential). The momenta are linear in the choice at each layer; the best choice
-over all layers together is a least-squares problem in a box. Projected gradients find out which derivatives lie at an
-end of [0, 1], conjugate gradients choose the others (Moré and Toraldo 1991), so that the result bounds the distance
-from above.
+Where a state is 0, the derivative of a ReLU may be any number in [0, 1], and a minimum requires only that *some* choice
+makes the gradient vanish. Trained networks have many states near kinks and hardly one exactly at 0, so a state within
+a stated width of 0 counts as one (Goldstein's ε-subdifferential). The momenta are linear in the derivatives of each
+layer. The best derivatives of all layers together solve a nonlinear least-squares problem in a box: projected
+gradients identify those at an end of [0, 1], and conjugate gradients choose the others (Moré and Toraldo 1991). The
+search may stop short of the minimum, so the result bounds the distance from above.
 """
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from isthmus._types import Path, PerLayer, Rows, StepSizesVector, Weights
@@ -18,6 +19,8 @@ from isthmus.activations import ReLU
 
 _GRADIENTS, _CONJUGATE = 5, 60  # iterations of a round
 _WORTHWHILE = 0.98
+
+Derivatives = Float[Tensor, "inner width samples"]  # of layers 1 … L − 1; columns are samples
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,15 @@ class _Point:
     """A choice of derivatives and what belongs to it.
 
     Args:
-        D: derivatives of the inner layers, ``(layers − 1, width, samples)``.
+        D: derivatives of the inner layers.
         off: ``(W_ℓ − M_ℓS_{ℓ−1}ᵀ)/‖W_ℓ‖``.
         pulled: ``W_ℓᵀM_ℓ`` of the inner layers, before the mask.
         residual: the norms of ``off``, per layer; value: their sum of squares.
     """
 
-    D: Tensor
-    off: Tensor
-    pulled: Tensor
+    D: Derivatives
+    off: Weights
+    pulled: Derivatives
     residual: PerLayer
     value: float
 
@@ -68,7 +71,7 @@ class _Choice:
         self.M_end, self.L, self.w = M_end.T, W.shape[0], A.shape[2]
         self.size = W.norm(dim=(1, 2)).clamp_min(1e-300)
 
-    def at(self, D: Tensor) -> _Point:
+    def at(self, D: Derivatives) -> _Point:
         """The point of a choice, by a sweep backward."""
         M, off, pulled = self.M_end, torch.empty_like(self.W), torch.empty_like(D)
         for layer in range(self.L - 1, -1, -1):
@@ -79,7 +82,7 @@ class _Choice:
         residual = off.norm(dim=(1, 2)) / self.size  # rounded as in `stationarity_residual`
         return _Point(D, off.div_(self.size[:, None, None]), pulled, residual, float(residual.square().sum()))
 
-    def tangent(self, at: _Point, direction: Tensor) -> Tensor:
+    def tangent(self, at: _Point, direction: Derivatives) -> Weights:
         """The derivative of ``off`` along a direction of D."""
         out, dM = torch.empty_like(self.W), torch.zeros_like(self.M_end)
         for layer in range(self.L - 1, -1, -1):
@@ -90,7 +93,7 @@ class _Choice:
                 dM = self.c[layer] * dM + self.rho[layer] * turned
         return out.div_(-self.size[:, None, None])
 
-    def transposed(self, at: _Point, off: Tensor) -> Tensor:
+    def transposed(self, at: _Point, off: Weights) -> Derivatives:
         """The transpose of `tangent`, by a sweep forward: of ``at.off``, the gradient of half the value."""
         out = torch.empty_like(at.D)
         X = torch.zeros_like(self.M_end)
@@ -143,7 +146,7 @@ def kink_residual(
     return KinkResidual(best, start.residual, width, kinks, kinks / max(1, free.numel()))
 
 
-def _search(problem: _Choice, here: _Point, free: Tensor, iterations: int) -> PerLayer:
+def _search(problem: _Choice, here: _Point, free: Bool[Tensor, "inner width samples"], iterations: int) -> PerLayer:
     """The residual whose largest entry was the least after a round of both."""
     best, step, spent = here.residual, 1.0, 0
     while spent < iterations:
@@ -159,7 +162,9 @@ def _search(problem: _Choice, here: _Point, free: Tensor, iterations: int) -> Pe
     return best
 
 
-def _projected_gradient(problem: _Choice, here: _Point, free: Tensor, step: float) -> tuple[_Point, float]:
+def _projected_gradient(
+    problem: _Choice, here: _Point, free: Bool[Tensor, "inner width samples"], step: float
+) -> tuple[_Point, float]:
     """A step down within the box, and the length of the next one (Barzilai and Borwein 1988)."""
     g = problem.transposed(here, here.off) * free
     direction = ((here.D - step * g).clamp(0, 1) - here.D) * free
@@ -179,7 +184,9 @@ def _projected_gradient(problem: _Choice, here: _Point, free: Tensor, step: floa
     return trial, min(10 * step, 1e10)
 
 
-def _on_the_face(problem: _Choice, here: _Point, free: Tensor, limit: int) -> tuple[_Point, int]:
+def _on_the_face(
+    problem: _Choice, here: _Point, free: Bool[Tensor, "inner width samples"], limit: int
+) -> tuple[_Point, int]:
     """A Gauss–Newton step of the derivatives that do not press against an end, and how many iterations it took."""
     g = problem.transposed(here, here.off)
     face = free & ~((here.D <= 0) & (g > 0)) & ~((here.D >= 1) & (g < 0))

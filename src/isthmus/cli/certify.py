@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from isthmus.cli.failures import DONE, exit_codes
+from isthmus.thresholds import CRITICAL, SHAPES
 
 if TYPE_CHECKING:
     from isthmus.certificate import Certificate
@@ -84,8 +85,6 @@ def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
 
 
 def _verdict(c: "Certificate", saved: "Saved") -> str:
-    from isthmus.thresholds import CRITICAL, SHAPES
-
     if c.collapsed:
         return "Collapsed: the outputs hardly depend on the inputs, and the zero network is a local minimum."
     if c.residual_max <= CRITICAL:

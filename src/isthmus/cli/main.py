@@ -117,7 +117,7 @@ def _settle(
     source = f"the configuration ({file} and options)" if file is not None else "the configuration"
     if out is None and (resume or overwrite):
         out = latest_folder(str(flags.get("name", given.get("name", RunConfig().name))))
-    origin = flags.get("model.init_from", _in_section(given, "model", "init_from"))
+    origin = _origin(given, flags)
     if resume and out is not None and RunFolder(out).has_config:
         stored = RunConfig.from_yaml(out / CONFIG)
         if "train.extend" in flags:
@@ -126,14 +126,16 @@ def _settle(
     elif origin is not None:
         from isthmus.runs.saved import read_saved
 
-        given = merge_sections(read_saved(str(origin)).config.merge({"train.extend": ()}).model_dump(), given)
+        given = merge_sections(read_saved(origin).config.merge({"train.extend": ()}).model_dump(), given)
     settings = RunConfig.from_mapping(apply_overrides(given, flags), source)
     return settings, out if out is not None else free_folder(settings.name)
 
 
-def _in_section(given: Mapping[Any, Any], section: str, key: str) -> Any:
-    values = given.get(section)
-    return values.get(key) if isinstance(values, Mapping) else None
+def _origin(given: Mapping[Any, Any], flags: Mapping[str, Any]) -> str | None:
+    """The run or file to start from, by an option or else by the configuration's file."""
+    model = given.get("model")
+    origin = flags.get("model.init_from", model.get("init_from") if isinstance(model, Mapping) else None)
+    return None if origin is None or str(origin).lower() == "none" else str(origin)
 
 
 def _train(settings: RunConfig, folder: Path, resume: bool, overwrite: bool, quiet: bool) -> "Outcome":

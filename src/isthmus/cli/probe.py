@@ -276,6 +276,8 @@ def _explained(network: "Network", data: "Data") -> Iterator[None]:
     """Say whose fault it was that the network could not be read, and what to do."""
     import torch
 
+    from isthmus.probe.batches import CHECK, misfit
+
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -289,10 +291,9 @@ def _explained(network: "Network", data: "Data") -> Iterator[None]:
         ran = [note for note in getattr(error, "__notes__", ()) if note.startswith("isthmus.probe: while ")]
         if ran:
             what = ran[0].removeprefix("isthmus.probe: ")
-            raise ValueError(
-                f"{network.name} and {data.name} do not fit, or the network fails: {type(error).__name__} {what}: "
-                f"{error}. Check the shape, type and order of what --data gives against the network's forward"
-            ) from error
+            theirs = error.__cause__ or error
+            text = misfit(f"{network.name} and {data.name}", f"{type(theirs).__name__} {what}: {theirs}")
+            raise ValueError(f"{text}. {CHECK.format('what --data gives')}") from theirs
         if isinstance(error, TypeError):  # of the arguments, see `isthmus.probe.probe`
             raise ValueError(str(error)) from error
         raise

@@ -1,5 +1,6 @@
 """The objective to second order: linearised outputs, exact Hessian products, and preconditioners."""
 
+from isthmus.curvature.base import Preconditioner, SecondOrder, Target
 from isthmus.curvature.dual import DualPreconditioner
 from isthmus.curvature.hessian import Hessian
 from isthmus.curvature.kronecker import KroneckerPreconditioner
@@ -12,5 +13,8 @@ __all__ = [
     "KroneckerPreconditioner",
     "Linearisation",
     "Linearised",
+    "Preconditioner",
     "ScaledParameters",
+    "SecondOrder",
+    "Target",
 ]

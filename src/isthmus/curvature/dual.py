@@ -17,7 +17,7 @@ factors (as in `isthmus.curvature.kronecker`); its largest eigenvectors are furt
 
 J and Jᵀ are a tangent sweep and a backward sweep. The same inverse answers what must be added to the weights to move
 the outputs by a given amount: the second-order correction (Conn, Gould and Toint 2000, section 15.3.2.3) of a step that
-left the surface of networks that fit. docs/notes/solver.md has the figures.
+left the surface of networks that fit. docs/notes/log/solver.md has the figures.
 """
 
 from collections.abc import Sequence
@@ -27,16 +27,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from isthmus.curvature.base import Preconditioner, Target
 from isthmus.curvature.kronecker import robust_eigh
 from isthmus.curvature.linearise import Linearisation, Linearised
 from isthmus.curvature.scaled import pieces
 from isthmus.problem import Problem
 
 _CHUNK = 2**23  # numbers in a temporary of the sweep that chooses directions
+_DENSE = 2**22  # numbers of J: below, it is kept, and products with it replace sweeps (16 MB)
 _BLOCK = 400  # rows and columns of the kernel at a time: its temporaries should stay in the cache
 
 
-class DualPreconditioner:
+class DualPreconditioner(Preconditioner):
     """An approximate inverse Hessian in the variables ``√ρ_ℓ W_ℓ`` (learned ends as they are), by Woodbury's identity.
 
     Exact for the Gauss–Newton Hessian where ``limit`` is at least N n_out. Where it is less: the directions of the
@@ -58,21 +60,27 @@ class DualPreconditioner:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: Target,
         limit: int | None = None,
         share: float = 0.3,
         dtype: torch.dtype = torch.float32,
         net: Linearised | None = None,
     ) -> None:
-        if limit is None:  # of the kernel's eigenvalues few are above μ: docs/notes/solver.md
-            limit = min(6000, max(500, problem.x.shape[0] * problem.model.out_features // 2))
+        if net is None:
+            if not isinstance(problem, Problem):
+                raise TypeError(f"of a {type(problem).__name__} the linearised network must be given as net")
+            net = Linearisation(problem, dtype)
+        if limit is None:  # of the kernel's eigenvalues few are above μ: docs/notes/log/solver.md
+            limit = min(6000, max(500, net.outputs.numel() // 2))
         if limit < 1:
             raise ValueError(f"limit (rows) must be at least 1, got {limit}")
         if not 0 <= share < 1:
             raise ValueError(f"share (of the rows) must lie in [0, 1), got {share}")
         self.problem, self.limit, self.share, self.dtype = problem, limit, share, dtype
         self._point: list[Tensor] = []
-        self._net: Linearised = Linearisation(problem, dtype) if net is None else net
+        self._net = net
+
+    restores = True
 
     @property
     def ready(self) -> bool:
@@ -82,16 +90,16 @@ class DualPreconditioner:
     @torch.no_grad()
     def refresh(self) -> None:
         """Measure at the present parameters of the problem."""
-        self.measure([p.detach().clone() for p in self.problem.parameters])
+        self.measure_at([p.detach().clone() for p in self.problem.parameters])
 
     @torch.no_grad()
-    def measure(self, point: Sequence[Tensor]) -> None:
+    def measure_at(self, point: Sequence[Tensor]) -> None:
         """Measure at these parameters (kept as they are for `state_dict`)."""
         self._point = list(point)
         net = self._net
         net.at(point)
         W = net.point[0]
-        self._roots = torch.tensor(net.measure, dtype=W.dtype, device=W.device).sqrt()[:, None, None]
+        self._roots = torch.tensor(net.quadrature, dtype=W.dtype, device=W.device).sqrt()[:, None, None]
         roots = self.problem.loss.root(net.outputs).contiguous()  # (samples, out, columns)
         # of the rows that are Kronecker eigenvectors: bases of every layer; layer, left, right; root of the curvature
         self._bases: tuple[Tensor, Tensor] | None = None
@@ -115,14 +123,14 @@ class DualPreconditioner:
         count = max(1, round(count * (1 - self.share)))
         local = roots.new_zeros((N, columns, columns))
         net, w = self._net, self._net.point[0].shape[1]
-        size, layers = max(1, _CHUNK // (w * columns)), len(net.measure)
+        size, layers = max(1, _CHUNK // (w * columns)), len(net.quadrature)
         for start in range(0, N, size):
             part = slice(start, start + size)
             # samples first, so that each one's Gram matrix is a batched product
             G = (net.out_map.T @ roots[part]).permute(1, 0, 2).contiguous()  # (width, samples, columns)
             adjoints = net.adjoints(G, lambda slopes, part=part: slopes[:, part, None])  # type: ignore[misc]
             for layer, D in zip(range(layers - 1, -1, -1), adjoints, strict=False):
-                by_sample, m = D.transpose(0, 1).contiguous(), net.measure[layer]
+                by_sample, m = D.transpose(0, 1).contiguous(), net.quadrature[layer]
                 weight = net.features[layer][:, part].square().sum(dim=0) / m
                 local[part] += weight[:, None, None] * torch.bmm(by_sample.mT, by_sample)
                 gamma[layer].addmm_(D.reshape(w, -1), D.reshape(w, -1).T, alpha=1 / m)
@@ -135,11 +143,12 @@ class DualPreconditioner:
     def _kernel(self, gamma: Float[Tensor, "layers width width"]) -> Tensor:
         """The Cholesky factor of ``μ 1 + J Jᵀ``; ``gamma``: see `_choose`."""
         samples, C, net = self._samples, self._covectors, self._net
-        L, S, rows = len(net.measure), net.features, len(C)
+        L, S, rows = len(net.quadrature), net.features, len(C)
         D = list(net.adjoints(net.out_map.T @ C.T, lambda slopes: slopes[:, samples]))
         back = D.pop() if net.learned else None
         D.reverse()
         self._complete(gamma, D)
+        self._dense = self._rows(D, back) if self._numbers() <= _DENSE else None
         K = C.new_zeros((rows + len(self._strength),) * 2)
 
         def add(left: Tensor, right: Tensor, factor: float) -> None:
@@ -149,7 +158,7 @@ class DualPreconditioner:
                     b = slice(j, min(j + _BLOCK, rows))
                     K[a, b].addcmul_(left[:, a].T @ left[:, b], right[:, a].T @ right[:, b], value=factor)
 
-        for layer, m in enumerate(net.measure):
+        for layer, m in enumerate(net.quadrature):
             add(D[layer], S[layer][:, samples], 1 / m)
         if back is not None:
             add(C.T, net.end[:, samples], 1.0)
@@ -181,7 +190,7 @@ class DualPreconditioner:
         if count == 0 or not bool(gamma.any()):
             return
         for layer, d in enumerate(D):
-            gamma[layer].addmm_(d, d.T, alpha=-1 / self._net.measure[layer])
+            gamma[layer].addmm_(d, d.T, alpha=-1 / self._net.quadrature[layer])
         a, U = robust_eigh(gamma)
         b, V = robust_eigh(torch.stack([S @ S.T / S.shape[1] for S in self._net.features]))
         curvature = a.clamp_min(0)[:, :, None] * b.clamp_min(0)[:, None, :]
@@ -190,8 +199,33 @@ class DualPreconditioner:
         self._bases, self._strength = (U, V), curvature.flatten()[index].sqrt()
         self._chosen = torch.stack(torch.unravel_index(index, curvature.shape))
 
+    def _numbers(self) -> int:
+        return (len(self._covectors) + len(self._strength)) * sum(p.numel() for p in self._net.point)
+
+    def _rows(self, D: list[Tensor], back: Tensor | None) -> Float[Tensor, "rows variables"]:
+        """J itself: outer products of back-propagated vectors and features, then the Kronecker eigenvectors."""
+        net, samples = self._net, self._samples
+        S = torch.stack([S[:, samples] for S in net.features])
+        parts = [torch.einsum("lai,lbi->ilab", torch.stack(D), S).div_(self._roots).flatten(1)]
+        if back is not None:
+            parts.append(torch.einsum("ai,bi->iab", back, net.x.T[:, samples]).flatten(1))
+            parts.append(torch.einsum("ai,bi->iab", self._covectors.T, net.end[:, samples]).flatten(1))
+        rows = torch.cat(parts, dim=1)
+        if self._bases is None:
+            return rows
+        layer, left, right = self._chosen
+        U, V = self._bases[0][layer, :, left], self._bases[1][layer, :, right]
+        further = rows.new_zeros((len(layer), *net.point[0].shape))
+        further[torch.arange(len(layer), device=rows.device), layer] = (
+            self._strength[:, None, None] * U[:, :, None] * V[:, None, :]
+        )
+        further = torch.nn.functional.pad(further.flatten(1), (0, rows.shape[1] - net.point[0].numel()))
+        return torch.cat((rows, further))
+
     def _jacobian(self, v: Tensor) -> Float[Tensor, "rows"]:
         """J v, by a tangent sweep."""
+        if self._dense is not None:
+            return self._dense @ v
         v_W, *v_ends = pieces(v, self._net.point)
         outputs = self._net.tangent([v_W / self._roots, *v_ends])
         seen = (outputs.T[self._samples] * self._covectors).sum(dim=1)
@@ -203,6 +237,8 @@ class DualPreconditioner:
 
     def _transposed(self, u: Float[Tensor, "rows"]) -> Tensor:
         """``Jᵀ u``, by a backward sweep."""
+        if self._dense is not None:
+            return self._dense.T @ u
         rows = len(self._samples)
         outputs = torch.zeros_like(self._net.outputs.T)
         outputs.index_add_(0, self._samples, self._covectors * u[:rows, None])
@@ -216,7 +252,7 @@ class DualPreconditioner:
         return torch.cat([t.flatten() for t in (W, *ends)])
 
     def _solved(self, u: Float[Tensor, "rows"]) -> Float[Tensor, "rows"]:
-        # two triangular solves of a vector; `cholesky_solve` takes twelve times as long for it (docs/notes/solver.md)
+        # two triangular solves of a vector; `cholesky_solve` takes twelve times as long (docs/notes/log/solver.md)
         half = torch.linalg.solve_triangular(self._factor, u[:, None], upper=False)
         return torch.linalg.solve_triangular(self._factor.mT, half, upper=True)[:, 0]
 
@@ -244,4 +280,4 @@ class DualPreconditioner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take such a state back: measure there again."""
         if state["point"]:
-            self.measure([p.clone() for p in state["point"]])
+            self.measure_at([p.clone() for p in state["point"]])

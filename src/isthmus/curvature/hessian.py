@@ -49,7 +49,7 @@ class Hessian:
         _, d_outputs = problem.loss.evaluate(net.outputs.to(problem.x.dtype), problem.y)
         self._d_outputs = d_outputs.to(self.dtype)
         torch.mm(net.out_map.T, self._d_outputs, out=flow.gradient(depth))
-        flow.backward(net.W, net.measure, 0.0, None)
+        flow.backward(net.W, net.quadrature, 0.0, None)
         if self._bent is None:
             return
         for layer in range(depth):
@@ -85,7 +85,7 @@ class Hessian:
                 dG.addmm_(direction[2].T, self._d_outputs)
                 out[2].addmm_(self._d_outputs, net.dA.T)
         for layer in range(len(V) - 1, -1, -1):
-            r, G = net.measure[layer], flow.gradient(layer + 1)
+            r, G = net.quadrature[layer], flow.gradient(layer + 1)
             torch.addmm(V[layer], dG, net.features_T[layer], beta=problem.mu * r, alpha=r, out=HV[layer])
             if full and (layer > 0 or learned):
                 HV[layer].addmm_(G, net.dS[layer].T, alpha=r)

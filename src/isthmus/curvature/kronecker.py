@@ -14,19 +14,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from isthmus.curvature.base import Preconditioner
 from isthmus.curvature.scaled import pieces
 from isthmus.problem import Problem
 
 
-class KroneckerPreconditioner:
+class KroneckerPreconditioner(Preconditioner):
     """An approximate inverse Hessian of the objective, in the variables ``√ρ_ℓ W_ℓ`` (learned ends as they are).
 
     Args:
         problem: whose model and data are used.
         damping: factor on the data part. Layers act together, which a block-diagonal metric does not see; measured
-            on Figure 1's network, smaller than 1 is better: docs/notes/solver.md.
+            on Figure 1's network, smaller than 1 is better: docs/notes/log/solver.md.
         sweeps: random backward sweeps for one estimate of Γ.
     """
 
@@ -72,14 +74,14 @@ class KroneckerPreconditioner:
         # contiguous: `eigh` gives columns first, a file does not keep that, and products of the two differ in bits
         return U.contiguous(), V.contiguous(), 1 / (scale * curvature + self.problem.mu)
 
-    def apply(self, v: Tensor) -> Tensor:
+    def apply(self, v: Float[Tensor, "variables"]) -> Float[Tensor, "variables"]:
         """The approximate inverse Hessian times a flat vector in L-BFGS's variables."""
         pieces = []
         for X, (U, V, inverse) in self._rotated(v):
             pieces.append((U @ X.mul_(inverse) @ V.mT).flatten())
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def square(self, v: Tensor) -> float:
+    def square(self, v: Float[Tensor, "variables"]) -> float:
         """``⟨v, apply(v)⟩`` at half the cost."""
         return sum(float((X.square_() * inverse).sum()) for X, (_, _, inverse) in self._rotated(v))
 

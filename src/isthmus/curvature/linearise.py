@@ -24,7 +24,7 @@ class Linearised(Protocol):
 
     Attributes:
         point: the trained tensors, copies: weights ``(layers, width, width_in)``, then learned ends.
-        measure: weight of every layer in the penalty ``(μ/2) Σ m_ℓ‖W_ℓ‖²``: ρ_ℓ.
+        quadrature: weight m_ℓ of every layer in the penalty ``(μ/2) Σ m_ℓ‖W_ℓ‖²``: ρ_ℓ.
         features: S of every layer, ``(width_in, samples)``.
         slopes: ``σ̇`` of every layer, ``(layers, width, samples)``.
         x: inputs ``(samples, in_features)``; end: the last state ``(width, samples)``; out_map; outputs
@@ -33,7 +33,7 @@ class Linearised(Protocol):
     """
 
     point: list[Tensor]
-    measure: list[float]
+    quadrature: list[float]
     features: Sequence[Tensor]
     slopes: Tensor
     x: Tensor
@@ -57,8 +57,8 @@ class Linearised(Protocol):
     def adjoints(self, G: Tensor, select: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
         """From ``∂/∂A_L``, as any number of columns ``(width, …)``: D of every layer, last first, and ``∂/∂A_0``.
 
-        ``D_ℓ S_{ℓ−1}ᵀ`` is the gradient in W_ℓ; ``∂/∂A_0`` comes only where ends are learned. ``select`` makes of the
-        slopes of one layer those of the columns, in a shape that broadcasts.
+        ``D_ℓ S_{ℓ−1}ᵀ`` is the gradient in W_ℓ; ``∂/∂A_0`` comes only where ends are learned. ``select`` turns
+        the slopes of one layer into the slopes of each column, in a shape that broadcasts against the columns.
         """
 
 
@@ -91,7 +91,7 @@ class Linearisation:
         self.in_map, self.out_map = torch.empty(model.in_map.shape, **kind), torch.empty(model.out_map.shape, **kind)
         self.point = [self.W, self.in_map, self.out_map] if self.learned else [self.W]
         self.x = problem.x.to(self.dtype)
-        self.measure: list[float] = []
+        self.quadrature: list[float] = []
         self.slopes = torch.empty((L, w, N), **kind)
         self.outputs, self.dA = torch.empty((model.out_features, N), **kind), torch.empty((w, N), **kind)
         self.dS = torch.zeros((L if keep else 1, w + problem.activation.extra, N), **kind)
@@ -112,13 +112,13 @@ class Linearisation:
     def at(self, parameters: Sequence[Tensor]) -> None:
         """Take these parameters (copied) and the present step-sizes as the point: one sweep forward."""
         model = self.problem.model
-        self.measure = model.rho.tolist()
+        self.quadrature = model.rho.tolist()
         ends = parameters[1:] if self.learned else (model.in_map, model.out_map)
         for mine, theirs in zip((self.W, self.in_map, self.out_map), (parameters[0], *ends), strict=True):
             mine.copy_(theirs)
         torch.mm(self.in_map, self.x.T, out=self.flow.start)
-        torch.mm(self.out_map, self.flow.forward(self.W, self.measure), out=self.outputs)
-        for layer in range(len(self.measure)):
+        torch.mm(self.out_map, self.flow.forward(self.W, self.quadrature), out=self.outputs)
+        for layer in range(len(self.quadrature)):
             self.slopes[layer].copy_(self.problem.activation.derivative(self.flow.A[layer]))
 
     @torch.no_grad()
@@ -127,7 +127,7 @@ class Linearisation:
         V, dA, learned = direction[0].unbind(), self.dA, self.learned
         if learned:
             torch.mm(direction[1], self.x.T, out=dA)
-        for layer, r in enumerate(self.measure):
+        for layer, r in enumerate(self.quadrature):
             if layer == 0 and not learned:  # Ȧ_0 is zero, and Ṡ_0 stays so
                 torch.addmm(dA, V[0], self.features[0], beta=0, alpha=r, out=dA)
                 continue
@@ -145,8 +145,8 @@ class Linearisation:
         """The gradient of ``⟨outputs, f⟩`` in every parameter, f being the network's outputs."""
         W, G, pulled = torch.empty_like(self.W), self.out_map.T @ outputs, self._pulled
         out = W.unbind()
-        for layer in range(len(self.measure) - 1, -1, -1):
-            r = self.measure[layer]
+        for layer in range(len(self.quadrature) - 1, -1, -1):
+            r = self.quadrature[layer]
             torch.addmm(out[layer], G, self.features_T[layer], beta=0, alpha=r, out=out[layer])
             if layer > 0 or self.learned:
                 torch.mm(self.square_T[layer], G, out=pulled)
@@ -155,8 +155,8 @@ class Linearisation:
 
     def adjoints(self, G: Tensor, select: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
         """See `Linearised`."""
-        for layer in range(len(self.measure) - 1, -1, -1):
-            r = self.measure[layer]
+        for layer in range(len(self.quadrature) - 1, -1, -1):
+            r = self.quadrature[layer]
             yield G * r
             if layer > 0 or self.learned:
                 pulled = (self.square_T[layer] @ G.reshape(len(G), -1)).view(G.shape).mul_(select(self.slopes[layer]))

@@ -6,9 +6,10 @@ In them the penalty of (E3) is ``(μ/2)‖·‖²``: its Hessian is a multiple o
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from isthmus.problem import Problem
+from isthmus.curvature.base import Target
 
 
 def pieces(v: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -23,19 +24,22 @@ class ScaledParameters:
     Made anew where ρ may have changed: it holds the scales.
 
     Args:
-        problem: whose parameters are meant.
+        target: whose parameters are meant.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self.parameters = problem.parameters
-        self._scales: list[Tensor | float] = [problem.model.rho.sqrt()[:, None, None]]
-        self._scales += [1.0] * (len(self.parameters) - 1)
+    def __init__(self, target: Target) -> None:
+        self.parameters, self._scales = list(target.parameters), list(target.scales)
 
-    def values(self) -> Tensor:
+    def inverse_metric(self) -> list[Tensor]:
+        """``1/ρ_ℓ`` for the weight, 1 for learned ends: a gradient times it is a step of steepest descent in them."""
+        ones = self.parameters[0].new_ones(())
+        return [ones / (scale * scale) for scale in self._scales]
+
+    def values(self) -> Float[Tensor, "variables"]:
         """The parameters, scaled."""
         return self.flatten([p.data for p in self.parameters])
 
-    def gradient(self) -> Tensor:
+    def gradient(self) -> Float[Tensor, "variables"]:
         """The gradient of the last evaluation in scaled variables."""
         gradients = [p.grad for p in self.parameters]
         assert all(g is not None for g in gradients)

@@ -1,7 +1,7 @@
 """The fused flow of many networks at once: `isthmus.flow` with a leading member axis, (E2), (E8).
 
-A scalar that rides on a product, the skip ``1 − ρ_ℓL̃`` say, can do so only where all members have the same. Else ρ is
-multiplied into the weights, which are few, and the skip costs one pass over the states.
+A scalar factor such as the skip ``1 − ρ_ℓL̃`` can be part of a batched product only if all members share its value.
+Otherwise ρ is multiplied into the weights, which are few, and the skip costs one pass over the states.
 """
 
 from collections.abc import Sequence
@@ -86,7 +86,7 @@ class EnsembleFlow:
         self.set_members(members)
 
     def set_members(self, members: int) -> None:
-        """Sweep over the first so many from now on (the last group of an ensemble may be smaller)."""
+        """Sweep over the first `members` from now on (the last group of an ensemble may be smaller)."""
         self._state, self._features = self._states[:, :members].unbind(), self._S[:, :members].unbind()
         self._values = [S[:, : self.width] for S in self._features]
         self._g, self._p = self._G[:members], self._pulled[:members]

@@ -7,13 +7,16 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from isthmus.ensemble.problem import EnsembleProblem
 from isthmus.ensemble.updates import BATCHED, update_for
 from isthmus.solve import Record, Stage, TrainResult
 from isthmus.status import ADVICE, Status
+
+# every member's best objective of the stage, its step, and the parameters there: what a stage leaves, as in `Trainer`
+_Best = tuple[Float[Tensor, "members"], Int[Tensor, "members"], list[Tensor]]
 
 
 class EnsembleTrainer:
@@ -68,6 +71,7 @@ class EnsembleTrainer:
         self._stage = self._stage_step = 0
         self._logged = -1  # the step of the newest rows
         self._good: list[Tensor] = []
+        self._kept: dict[int, int] = {}  # the step of the iterate that the last stage left, where not its last
         self._enter()
 
     @property
@@ -83,8 +87,7 @@ class EnsembleTrainer:
     def _enter(self) -> None:
         problem = self.problem
         self._update = update_for(self.stages[self._stage].optimiser, problem.parameters, problem.group)
-        # every member's best objective of the stage, and the parameters there: what a stage leaves, as in `Trainer`
-        self._best: tuple[Float[Tensor, members], list[Tensor]] | None = None
+        self._best: _Best | None = None
 
     @torch.no_grad()
     def run(
@@ -110,6 +113,7 @@ class EnsembleTrainer:
             self.problem.evaluate()
             stage = self.stages[self._stage]
             self._update.step(self.problem.parameters, stage.rate_at(self._stage_step) * self._units(stage))
+            self._kept = {}
             self.step_count += 1
             self._stage_step += 1
             if self._stage_step == stage.steps:
@@ -123,8 +127,8 @@ class EnsembleTrainer:
         if self.problem.members and self._logged < self.step_count:
             self._log(on_records)
         self.problem.write_back()
-        ended = TrainResult(Status.DONE, f"{self.step_count} steps done", step=self.step_count)
-        self.results = [ended if result is None else result for result in self.results]
+        for member in self.problem.members:
+            self.results[member] = TrainResult.done(self.step_count, self._kept.get(member))
         return [result for result in self.results if result is not None]
 
     def _units(self, stage: Stage) -> Float[Tensor, "members"]:
@@ -136,10 +140,11 @@ class EnsembleTrainer:
     def _leave(self) -> None:
         """Every member goes back to its best iterate of the stage, where its last is worse; then the next stage."""
         if self._best is not None:
-            value, (least, kept) = self.problem.evaluate().objective, self._best
+            value, (least, steps, kept) = self.problem.evaluate().objective, self._best
             for position in (torch.isfinite(value) & (value > least)).nonzero()[:, 0].tolist():
                 for parameter, best in zip(self.problem.parameters, kept, strict=True):
                     parameter[position].copy_(best[position])
+                self._kept[self.problem.members[position]] = int(steps[position])
         self._stage, self._stage_step = self._stage + 1, 0
         if not self.done:
             self._enter()
@@ -147,11 +152,12 @@ class EnsembleTrainer:
     def _note(self, objective: Float[Tensor, "members"]) -> None:
         """Remember the members that have never been lower in this stage."""
         if self._best is None:
-            self._best = (objective.clone(), [parameter.clone() for parameter in self.problem.parameters])
+            steps = torch.full_like(objective, self.step_count, dtype=torch.int64)
+            self._best = (objective.clone(), steps, [parameter.clone() for parameter in self.problem.parameters])
             return
-        least, kept = self._best
+        least, steps, kept = self._best
         lower = objective < least
-        self._best = (torch.where(lower, objective, least), kept)
+        self._best = (torch.where(lower, objective, least), steps.masked_fill(lower, self.step_count), kept)
         for best, parameter in zip(kept, self.problem.parameters, strict=True):
             best[lower] = parameter[lower]
 
@@ -178,7 +184,7 @@ class EnsembleTrainer:
             rate = None if stage is None else stage.rate_at(self._stage_step) * units[position]
             name = "done" if stage is None else stage.optimiser.name
             rows[member] = {"step": self.step_count, "stage": name, **dict(zip(columns, values, strict=True))}
-            rows[member]["rate"] = rate
+            rows[member] |= {"rate": rate, "kept_step": self._kept.get(member)}
             self.histories[member].append(rows[member])
             if self.tolerance is not None and values[3] <= self.tolerance and running:
                 self._converged(position, values[3])
@@ -191,7 +197,8 @@ class EnsembleTrainer:
             self._update.keep(kept)
             objective = objective[kept]
             if self._best is not None:
-                self._best = (self._best[0][kept], [best[kept] for best in self._best[1]])
+                least, steps, parameters = self._best
+                self._best = (least[kept], steps[kept], [best[kept] for best in parameters])
         if running:
             self._note(objective)
         self._logged = self.step_count
@@ -229,7 +236,8 @@ class EnsembleTrainer:
             "parameters": list(problem.parameters),
             "finished": [[member, [p.detach() for p in problem.problems[member].parameters]] for member in gone],
             "update": None if self.done else self._update.state_dict(),
-            "best": None if self._best is None else [self._best[0], list(self._best[1])],
+            "best": None if self._best is None else list(self._best),
+            "kept": list(map(list, self._kept.items())),
             "good": list(self._good),
             "stage": self._stage,
             "stage_step": self._stage_step,
@@ -266,7 +274,8 @@ class EnsembleTrainer:
         if not self.done:
             self._enter()
             self._update.load_state_dict(state["update"])
-        self._best = None if state["best"] is None else (state["best"][0], list(state["best"][1]))
+        self._best = None if state["best"] is None else (*state["best"][:2], list(state["best"][2]))
+        self._kept = dict(state["kept"])
         self._good = list(state["good"])
         self.histories = [[dict(row) for row in history] for history in state["histories"]]
         self.results = [

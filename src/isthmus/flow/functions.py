@@ -55,7 +55,7 @@ def momenta(
     """The momenta along a path, scaled as ``M = L̃B = −(1/μ) ∂C/∂A``: finite also at L̃ = 0 (E8).
 
     ``M_ℓ`` belongs *after* layer ℓ. With the state *before* it, ``A_{ℓ−1}``, it makes the staggered pair at which the
-    Hamiltonian and the stationarity of ``W_ℓ`` are to be evaluated (theory file, section 3).
+    Hamiltonian and the stationarity of ``W_ℓ`` are to be evaluated (docs/theory.md).
 
     Args:
         A: the path ``(layers + 1, samples, width)``.

@@ -21,7 +21,7 @@ from isthmus.flow.workspace import FlowWorkspace
 def flow_bytes(
     activation: Activation, depth: int, width: int, samples: int, dtype: torch.dtype, segment: int | None = None
 ) -> int:
-    """Bytes of the buffers of a training sweep: stored in full, or recomputed in segments of so many layers.
+    """Bytes of the buffers of a training sweep: stored in full, or recomputed in segments of this length.
 
     Args:
         activation: σ.

@@ -10,7 +10,8 @@ from isthmus.mechanics.metric import FeatureMetric
 def cost_of_identity(A: Rows, activation: Activation, gamma0: float | None = None, *, outside: str = "drop") -> float:
     """``‖A‖_K²`` with ``K = σ(A)ᵀσ(A)``, arXiv:2405.17573, (E6); stable with ``γ = γ_0‖K‖_op`` (E7).
 
-    Equals ``rank A`` where A ≥ 0 and σ is a ReLU without appended 1; with the appended 1 it is lower.
+    Equals ``rank A`` where A ≥ 0 and σ is a ReLU without appended 1. The appended 1 never raises the strict and the
+    stable cost; it can raise the part in the image (docs/theory.md).
 
     Args:
         A: states, batch-first ``(samples, width)``, any scale.

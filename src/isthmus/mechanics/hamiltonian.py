@@ -18,7 +18,7 @@ def scaled_hamiltonian(A: Rows, M: Rows, effective_depth: float, activation: Act
 
     Args:
         A: states *before* a layer, ``(samples, width)``.
-        M: momenta ``−(1/μ)∂C/∂A`` *after* that layer, same shape (staggered; theory file, section 3).
+        M: momenta ``−(1/μ)∂C/∂A`` *after* that layer, same shape (staggered: docs/theory.md).
         effective_depth: L̃ ≥ 0.
         activation: σ.
     """

@@ -43,9 +43,8 @@ def balancedness_defect(W: Weights, rho: StepSizesVector, effective_depth: float
     """Defect of the balance law along p, relative to ``‖W_ℓ‖²``; 0 at layer 1 by definition.
 
     ``‖W_p‖² = ‖W_0‖² + 2L̃ ∫_0^p ‖b_q‖² dq`` (E4) for homogeneous σ, b the bias column and ``‖W‖²`` including it.
-    The theory file has L̃ for 2L̃: from (E9), (E10) ``∂_p‖W‖² = 2L̃² ∂_p Tr[BAᵀ] = 2L̃‖b‖²``, and the test
-    ``test_balance_law_has_a_factor_of_two`` measures the factor on converged networks. The integral is the
-    trapezoidal rule between the layers' midpoints; the law itself holds up to O(ρ).
+    The paper's proof loses the factor 2: from (E9), (E10) ``∂_p‖W‖² = 2L̃² ∂_p Tr[BAᵀ] = 2L̃‖b‖²`` (docs/theory.md). The
+    integral is the trapezoidal rule between the layers' midpoints; the law itself holds up to O(ρ).
 
     Args:
         W: weights with the bias as last column ``(layers, width, width + 1)``; without the appended 1 use

@@ -5,8 +5,8 @@ No N×N matrix and no pseudo-inverse is formed. With the thin singular value dec
 
     ‖M‖²_{(K+γI)} = Σ_i ‖c_i‖²/(s_i² + γ) + ‖M − M U Uᵀ‖²/γ
 
-where the last part is computed from the difference itself, so that nothing cancels however small γ is. The theory
-file's own form, ``(‖M‖² − ‖chol⁻¹ S Mᵀ‖²)/γ``, loses ``−log10(γ/‖K‖)`` digits.
+where the last part is computed from the difference itself, so that nothing cancels however small γ is. The form with
+a Cholesky factor, ``(‖M‖² − ‖chol⁻¹ S Mᵀ‖²)/γ``, loses ``−log10(γ/‖K‖)`` digits.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Transformations that leave the path unchanged or scale it (theory file, section 1), for whole networks."""
+"""Transformations that leave the path unchanged or scale it (docs/theory.md, after (E3)), for whole networks."""
 
 from dataclasses import dataclass
 

@@ -226,7 +226,7 @@ def mechanics(geodesic: Geodesic, gamma0: float = GAMMA0, rank_threshold: float 
 
     Args:
         geodesic: see `isthmus.geodesic.Geodesic`; computed in its dtype, float64.
-        gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (docs/notes/theory.md).
+        gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (docs/theory.md).
         rank_threshold: singular values count above this fraction of the largest.
 
     Raises:

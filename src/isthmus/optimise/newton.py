@@ -1,9 +1,10 @@
-"""Newton's method with truncated conjugate gradients: converges to the last digits.
+"""Newton's method with truncated conjugate gradients: converges to the last digits. The one driver of all solvers.
 
 Exact Hessian products (`isthmus.curvature.hessian`), a trust region measured in the metric of all layers together
 (`isthmus.curvature.dual`), negative curvature followed to its boundary, and second-order corrections: near a critical
 point the network fits, and a straight step leaves the bent surface of networks that fit. Variables are ``√ρ_ℓ W_ℓ``.
-For smooth σ; on ReLU's pieces it ignores the kinks, and stops where they are in the way.
+For smooth σ; on ReLU's pieces it ignores the kinks, and stops where they are in the way. What is minimised is a
+`isthmus.curvature.Target`: a problem, or a discretisation of its flow (`isthmus.two_ended`).
 """
 
 import math
@@ -14,21 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isthmus.curvature.base import RESOLUTION, Preconditioner, SecondOrder, Target
 from isthmus.curvature.dual import DualPreconditioner
 from isthmus.curvature.hessian import Hessian
-from isthmus.curvature.kronecker import KroneckerPreconditioner
 from isthmus.curvature.scaled import ScaledParameters
 from isthmus.optimise.optimiser import Closure, Optimiser, Run
 from isthmus.optimise.truncated_cg import TruncatedStep, truncated_cg
 from isthmus.optimise.trust_region import SMALLER, Restorer, choose
 from isthmus.problem import Evaluation, Problem
 
-# Below this fraction of the objective a predicted decrease drowns in the rounding of the objective itself.
-_RESOLUTION = {torch.float32: 1e-7, torch.float64: 1e-13}
-
-
 # Above this residual the sweeps of Hessian products run in float32 (the gradient's never): half the time.
 _ROUGH_ABOVE = 1e-3
+# Steps that may be refused one after another: each divides the radius by 64, so that ten reach rounding from anywhere.
+_REFUSALS = 12
+# Steps below the objective's resolution that may fail to halve the residual before nothing more is to be had.
+_IDLE = 5
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Newton(Optimiser):
     refresh_every: int = 2
     limit: int = 300
     corrections: int = 4
-    preconditioner: Callable[[Problem], KroneckerPreconditioner | DualPreconditioner] = DualPreconditioner
+    preconditioner: Callable[[Target], Preconditioner] = DualPreconditioner
 
     def __post_init__(self) -> None:
         self._check_positive("refresh_every", "limit")
@@ -61,23 +62,34 @@ class Newton(Optimiser):
 
     def start(self, problem: Problem, tolerance: float = 0.0) -> "NewtonRun":
         """Begin; finished when every layer's stationarity residual is at most the tolerance."""
-        return NewtonRun(problem, self, tolerance)
+        return NewtonRun(problem, self, lambda dtype: Hessian(problem, dtype=dtype), tolerance)
 
 
 class NewtonRun(Run):
-    """See `Newton`."""
+    """See `Newton`.
 
-    def __init__(self, problem: Problem, settings: Newton, tolerance: float = 0.0) -> None:
-        self.problem, self.tolerance = problem, tolerance
+    Args:
+        target: what is minimised.
+        settings: see `Newton`.
+        hessian: makes its Hessian, with sweeps in a dtype.
+        tolerance: on the largest stationarity residual.
+    """
+
+    def __init__(
+        self, target: Target, settings: Newton, hessian: Callable[[torch.dtype], SecondOrder], tolerance: float = 0.0
+    ) -> None:
+        self.target, self.tolerance = target, tolerance
         self.refresh_every, self.limit = settings.refresh_every, settings.limit
-        self.metric = settings.preconditioner(problem)
-        self.corrections = settings.corrections if isinstance(self.metric, DualPreconditioner) else 0
+        self.preconditioner = settings.preconditioner(target)
+        self.corrections = settings.corrections if self.preconditioner.restores else 0
         self.products = 0
-        self._hessians: dict[torch.dtype, Hessian] = {}
-        self._hessian: Hessian | None = None  # the one that is linearised at the present point
-        self._moves: int | None = None  # steps taken since the metric was measured
+        self._make_hessian = hessian
+        self._hessians: dict[torch.dtype, SecondOrder] = {}
+        self._hessian: SecondOrder | None = None  # the one that is linearised at the present point
+        self._moves: int | None = None  # steps taken since the preconditioner was measured
         self._radius: float | None = None
-        self._refused = 0
+        self._refused = self._idle = 0
+        self._least = math.inf  # residual of the steps below the objective's resolution
         self._evaluation: Evaluation | None = None
         self._done = False
 
@@ -87,69 +99,66 @@ class NewtonRun(Run):
         return self._done
 
     def parameters_moved(self) -> None:
-        """Measure the metric and the objective again; the trust region starts anew."""
+        """Measure preconditioner and objective again; the trust region starts anew."""
         self._moves, self._radius, self._refused = None, None, 0
+        self._idle, self._least = 0, math.inf
         self._hessian = None
         self._evaluation, self._done = None, False
 
-    def _linearised(self, residual: float) -> Hessian:
+    def _residual(self) -> float:
+        return float(self.target.residual().max())
+
+    def _linearised(self, residual: float) -> SecondOrder:
         """The Hessian at the present point: after a refused step, what the step began with."""
         if self._hessian is None:
-            own = self.problem.model.weight.dtype
-            dtype = torch.float32 if residual > _ROUGH_ABOVE else own
+            dtype = torch.float32 if residual > _ROUGH_ABOVE else self.target.parameters[0].dtype
             if dtype not in self._hessians:
-                self._hessians[dtype] = Hessian(self.problem, dtype=dtype)
+                self._hessians[dtype] = self._make_hessian(dtype)
             self._hessian = self._hessians[dtype]
             self._hessian.linearise()
         return self._hessian
 
-    def _restorer(self, hessian: Hessian, scaled: ScaledParameters) -> Restorer:
-        """The outputs should be where they are to first order."""
-        metric, model = self.metric, self.problem.model
-        assert isinstance(metric, DualPreconditioner)
+    def _restorer(self, hessian: SecondOrder, scaled: ScaledParameters) -> Restorer:
+        """Bring the outputs back to where the step, to first order, should have taken them."""
 
         def restorer(step: Tensor) -> Callable[[], Tensor]:
-            target = hessian.tangent(scaled.unflatten(step)).add_(hessian.outputs)
-
-            def restoration() -> Tensor:
-                excess = model.out_map @ self.problem.workspace(path=False).end - target
-                return metric.restoration(excess).to(step.dtype)
-
-            return restoration
+            aim = hessian.tangent(scaled.unflatten(step)).add_(hessian.outputs)
+            return lambda: self.preconditioner.restoration(self.target.last_outputs() - aim).to(step.dtype)
 
         return restorer
 
     def _at(self, scaled: ScaledParameters, x: Tensor) -> float:
         scaled.write(x)
-        value = self.problem.evaluate(gradient=False).objective
+        value = self.target.evaluate(gradient=False).objective
         return value if math.isfinite(value) else math.inf
 
     @torch.no_grad()
     def step(self, closure: Closure, rate: float) -> Evaluation:
         """One step of Newton's method, taken or refused (then the trust region shrinks)."""
-        scaled = ScaledParameters(self.problem)
+        scaled = ScaledParameters(self.target)
         if self._evaluation is None:
             self._evaluation = closure()
         before = self._evaluation
         if not math.isfinite(before.objective):
             return before
-        residual = float(self.problem.residual().max())
+        residual = self._residual()
         if residual <= self.tolerance:
             self._done = True
             return before
         if self._moves is None or self._moves >= self.refresh_every:
-            self.metric.refresh()
+            self.preconditioner.refresh()
             self._moves = 0
-        origin = [p.detach().clone() for p in self.problem.parameters]
+        origin = [p.detach().clone() for p in self.target.parameters]
         x, g, hessian = scaled.values(), scaled.gradient(), self._linearised(residual)
         if self._radius is None:
-            self._radius = max(0.1 * float(x.norm()) * math.sqrt(self.problem.mu), 1e-6)
+            self._radius = max(0.1 * float(x.norm()) * math.sqrt(self.target.mu), 1e-6)
         found = truncated_cg(
             lambda v: scaled.flatten(hessian.product(scaled.unflatten(v)), gradient=True),
             g,
-            self.metric.apply,
+            self.preconditioner.apply,
             self._radius,
-            min(0.1, math.sqrt(residual)),
+            # quadratic convergence, but no further than a tenth of the tolerance: the last step would be the dearest
+            min(0.1, max(math.sqrt(residual), 0.1 * self.tolerance / residual)),
             self.limit,
             [self._radius * share for share in SMALLER],
         )
@@ -157,7 +166,7 @@ class NewtonRun(Run):
         if found.products == 0:  # as of a network that collapsed to zero, whose gradient is as small as its weights
             self._done = True
             return before
-        noise = _RESOLUTION[x.dtype] * abs(before.objective)
+        noise = RESOLUTION[x.dtype] * abs(before.objective)
         if found.decrease <= 10 * noise:
             return self._below_resolution(closure, scaled, origin, found, before, residual, noise)
         restorer = self._restorer(hessian, scaled) if self.corrections > 0 else None
@@ -181,9 +190,13 @@ class NewtonRun(Run):
         noise: float,
     ) -> Evaluation:
         """A decrease too small to be seen in the objective: the quadratic model is all there is, and the residual."""
+        if residual < 0.5 * self._least:
+            self._least, self._idle = residual, 0
+        else:
+            self._idle += 1
         scaled.write(scaled.values() + found.x)
         after = closure()
-        if after.objective <= before.objective + noise and float(self.problem.residual().max()) <= 2 * residual:
+        if after.objective <= before.objective + noise and self._residual() <= 2 * residual:
             return self._accept(after)
         self._radius = 0.25 * found.length
         return self._refuse(closure, origin)
@@ -192,25 +205,27 @@ class NewtonRun(Run):
         assert self._moves is not None
         self._evaluation, self._refused = after, 0
         self._hessian, self._moves = None, self._moves + 1
-        self._done = float(self.problem.residual().max()) <= self.tolerance
+        self._done = self._idle >= _IDLE or self._residual() <= self.tolerance
         return after
 
     def _refuse(self, closure: Closure, origin: Sequence[Tensor]) -> Evaluation:
         self._refused += 1
-        self._done = self._refused >= 12
-        for p, before in zip(self.problem.parameters, origin, strict=True):
+        self._done = self._refused >= _REFUSALS or self._idle >= _IDLE
+        for p, before in zip(self.target.parameters, origin, strict=True):
             p.data.copy_(before)
         self._evaluation = closure()
         return self._evaluation
 
     def state_dict(self) -> dict[str, Any]:
-        """Metric, trust region, counters, and the value at the current point."""
+        """Preconditioner, trust region, counters, and the value at the current point."""
         e = self._evaluation
         return {
-            "metric": self.metric.state_dict(),
+            "preconditioner": self.preconditioner.state_dict(),
             "moves": self._moves,
             "radius": self._radius,
             "refused": self._refused,
+            "idle": self._idle,
+            "least": self._least,
             "products": self.products,
             "evaluation": None if e is None else [e.objective, e.data_cost, e.penalty],
             "done": self._done,
@@ -218,11 +233,11 @@ class NewtonRun(Run):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take such a state back; the gradient is computed again."""
-        self.metric.load_state_dict(state["metric"])
-        # a state of an earlier version has no such count: then the metric is measured anew
-        self._moves, self._radius, self._refused = state.get("moves"), state["radius"], state["refused"]
+        self.preconditioner.load_state_dict(state["preconditioner"])
+        self._moves, self._radius, self._refused = state["moves"], state["radius"], state["refused"]
+        self._idle, self._least = state["idle"], state["least"]
         self._hessian = None
         self.products, self._done = state["products"], state["done"]
         self._evaluation = None if state["evaluation"] is None else Evaluation(*state["evaluation"])
         if self._evaluation is not None:
-            self.problem.evaluate()
+            self.target.evaluate()

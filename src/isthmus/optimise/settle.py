@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isthmus.curvature.scaled import ScaledParameters
 from isthmus.optimise.optimiser import Closure, Optimiser, Run
 from isthmus.problem import Evaluation, Problem
 
@@ -55,18 +56,12 @@ class SettleRun(Run):
         self._since_restart = 0
         self._reference = math.inf
 
-    def _metric(self) -> list[Tensor]:
-        """1/ρ for the weight, 1 for learned ends: the inverse of the penalty's own metric."""
-        weight = self.problem.model.weight
-        ones = [weight.new_ones(()) for _ in self.problem.parameters[1:]]
-        return [1 / self.problem.model.rho[:, None, None], *ones]
-
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.problem.parameters if p.grad is not None]
 
     def _largest_curvature(self, closure: Closure) -> float:
         """Power iteration on the scaled Hessian, products by one-sided differences of gradients."""
-        metric = self._metric()
+        metric = ScaledParameters(self.problem).inverse_metric()
         parameters = [p.data for p in self.problem.parameters]
         start = [p.clone() for p in parameters]
         closure()
@@ -95,7 +90,7 @@ class SettleRun(Run):
             curvature = self._largest_curvature(closure)
             self._rate = self.fraction / curvature if curvature > 0 and math.isfinite(curvature) else 0.0
         evaluation = closure()
-        metric, gradients = self._metric(), self._gradients()
+        metric, gradients = ScaledParameters(self.problem).inverse_metric(), self._gradients()
         if evaluation.objective > self._reference * (1 + 1e-3):  # the curvature grew on the way
             self._rate *= 0.5
             self._restart()

@@ -16,12 +16,12 @@ from isthmus.optimise.truncated_cg import TruncatedStep
 SMALLER = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Balls inside the trust region, as shares of its radius, whose solutions are kept."""
 
-# A trial that brings so much of the predicted decrease is not corrected any more; below the other, it is refused for a
-# shorter one; below the last, all are.
+# As fractions of the predicted decrease: from the first on, a trial is not corrected any more; below the second, a
+# shorter step is tried; below the last, every trial is refused.
 _GOOD, _ACCEPTABLE, _ANY = 0.9, 0.25, 1e-3
 
 Restorer = Callable[[Tensor], Callable[[], Tensor]]
-"""Given a step, a function of the point that was valued last: what to add to it, so that it is where the step aimed."""
+"""Takes a step; returns a function for what to add to the last evaluated point so that it is where the step aimed."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from isthmus.probe.profile import Profile
 from isthmus.probe.quantities import distance_from_null, null_control, with_uncertainty
 from isthmus.probe.records import EffectiveDepth
 from isthmus.probe.removal import Candidate, Round, Simplified
+from isthmus.probe.rows import Reading
 from isthmus.probe.simplify import rank_blocks, simplify
 from isthmus.probe.tsqr import StreamingQR
 
@@ -21,6 +22,7 @@ __all__ = [
     "LayerMoments",
     "PairMoments",
     "Profile",
+    "Reading",
     "Round",
     "Simplified",
     "Site",

@@ -146,9 +146,16 @@ def stacks(model: nn.Module) -> dict[str, list[str]]:
     return found
 
 
+def adapted(module: nn.Module) -> nn.Module | None:
+    """The layer inside an adapter that stands in its place, as those of peft do; None where it is none."""
+    base = getattr(module, "base_layer", None)
+    return base if isinstance(base, (nn.Linear, *_CONV)) else None
+
+
 def _kind(module: nn.Module, stack: str | None) -> str:
     if stack is not None:
         return "block"
+    module = adapted(module) or module
     if isinstance(module, nn.Linear):
         return "linear"
     return "conv" if isinstance(module, _CONV) else "module"
@@ -208,6 +215,11 @@ class _Names:
         parents = [name.rsplit(".", up)[0] for up in range(1, name.count(".") + 1)]
         return next((p for p in parents if p in self.stack_of), None)
 
+    def adapting(self, name: str) -> bool:
+        """Whether a module is a part of an adapter, which is read in place of its parts."""
+        parents = [name.rsplit(".", up)[0] for up in range(1, name.count(".") + 1)]
+        return any(adapted(self.modules[p]) is not None for p in parents if p in self.modules)
+
     def canonical(self, name: str) -> str:
         return self.aliases.get(name, name)
 
@@ -252,7 +264,7 @@ def _found(names: _Names, kinds: tuple[str, ...]) -> tuple[list[Site], str]:
         kind = _kind(module, stack)
         if name in firsts and "stream" in kinds:
             sites.append(Site(f"{name}:input", module, "input", "stream", stack))
-        if kind in kinds and not isinstance(module, torch.jit.ScriptModule):
+        if kind in kinds and not isinstance(module, torch.jit.ScriptModule) and not names.adapting(name):
             sites.append(Site(name, module, "output", kind, stack, kind == "block", names.inside(name)))
     return sites, f"not of a kind looked for ({', '.join(kinds)}); layers= can name it"
 
@@ -324,6 +336,8 @@ def _skipped(names: _Names, read: set[str], reason: str) -> list[Skipped]:
             why = "a scripted module: it takes no hooks; probe the module that was scripted"
         else:
             why = reason
+            if names.adapting(name):
+                why = "part of an adapter, whose own output is read; layers= can name it"
         out.append(Skipped(name, type(module).__name__, why))
     for alias, name in names.aliases.items():
         if name in read:

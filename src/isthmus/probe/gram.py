@@ -210,7 +210,7 @@ class GramSums(Sums):
         return values.clamp_min(0).sqrt()[:, None] * V.T
 
     def leading(self, blocks: int) -> "GramSums":
-        """The sums of the first so many blocks alone."""
+        """The sums of the first `blocks` blocks alone."""
         sums, squares, gram = self._flushed()
         made = self._like(self.widths[:blocks])
         made._sums = [x.clone() for x in sums[:blocks]]

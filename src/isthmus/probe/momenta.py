@@ -2,45 +2,47 @@
 
 A step of a stack is taken as ``A_ℓ = skip·A_{ℓ−1} + V_ℓσ(A_{ℓ−1})``, trained on the loss C (a mean over samples) plus
 ``(decay/2)‖V_ℓ‖_F²``. Where that is stationary, ``V_ℓ = M_ℓσ(A_{ℓ−1})ᵀ`` with the momenta ``M_ℓ = −(1/decay)∂C/∂A_ℓ``,
-A before the step and M after it (staggered; theory file, section 3). In the paper's terms ``V_ℓ = ρ_ℓW_ℓ`` and
+A before the step and M after it (staggered: docs/theory.md). In the paper's terms ``V_ℓ = ρ_ℓW_ℓ`` and
 ``decay = μ/ρ_ℓ``, so the paper's own momenta are these over ρ_ℓ.
 """
 
-import copy
-import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isthmus.activations import Activation, ReLU
-from isthmus.probe.batches import target_of
+from isthmus.probe.inputs import target_of
 from isthmus.probe.moments import checked_rows
 from isthmus.probe.removal import Loss, checked_loss
+from isthmus.probe.rows import with_tensor
 
 
 @dataclass(frozen=True)
-class Objective:
-    """What the network was trained on. Make it with `make_objective`."""
+class PenalisedLoss:
+    """What the network was trained on. Make it with `penalised_loss`."""
 
     loss: Loss
     weight_decay: float
-    target: Callable[[object], object]
+    target: Callable[[object], object] | None
 
-    def value(self, output: object, batch: object, dtype: torch.dtype | None = None) -> Tensor:
+    def labels(self, batch: object, model: nn.Module) -> object:
+        """The target of a batch, by default what `isthmus.probe.batches.target_of` finds."""
+        return target_of(batch, model) if self.target is None else self.target(batch)
+
+    def value(self, output: object, target: object, dtype: torch.dtype | None = None) -> Tensor:
         """The loss of a batch; targets that are no labels are brought to ``dtype`` where one is given."""
-        target = self.target(batch)
         if dtype is not None and isinstance(target, Tensor) and target.is_floating_point():
             target = target.to(dtype)
         return checked_loss(self.loss(output, target))
 
 
-def make_objective(
+def penalised_loss(
     loss: Loss | None, weight_decay: float | None, target: Callable[[object], object] | None
-) -> Objective | None:
+) -> PenalisedLoss | None:
     """Checked; None where no gradients are asked for.
 
     Raises:
@@ -59,7 +61,7 @@ def make_objective(
             f"weight_decay: expected a positive number, got {weight_decay}: without a penalty on the weights there is "
             "no Hamiltonian"
         )
-    return Objective(loss, float(weight_decay), target or target_of)
+    return PenalisedLoss(loss, float(weight_decay), target)
 
 
 def perturbed(output: Any, x: Tensor, delta: Tensor) -> Any | None:
@@ -67,30 +69,8 @@ def perturbed(output: Any, x: Tensor, delta: Tensor) -> Any | None:
 
     The gradient at delta = 0 is that at x, whatever happens to x + delta later, and frozen parameters do not matter.
     """
-    if output is x:
-        with torch.enable_grad():
-            return x + delta
-    if isinstance(output, Mapping):
-        for key, value in output.items():
-            new = perturbed(value, x, delta)
-            if new is not None:
-                made: Any = copy.copy(output)
-                made[key] = new
-                return made
-    elif isinstance(output, tuple | list):
-        for i, value in enumerate(output):
-            new = perturbed(value, x, delta)
-            if new is not None:
-                parts = [*output[:i], new, *output[i + 1 :]]
-                return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-    elif dataclasses.is_dataclass(output):
-        for field in dataclasses.fields(output):
-            new = perturbed(getattr(output, field.name, None), x, delta)
-            if new is not None:
-                made = copy.copy(output)
-                object.__setattr__(made, field.name, new)
-                return made
-    return None
+    with torch.enable_grad():
+        return with_tensor(output, x, x + delta)
 
 
 class MomentumMoments:
@@ -110,17 +90,17 @@ class MomentumMoments:
         # Σ g σ(a)ᵀ; Σ ⟨g, before⟩, Σ ⟨g, after⟩, Σ ‖g‖²: g times the samples of its batch, whose mean the loss is
         self._features = torch.zeros(width, width + self.activation.extra, **size)
         self._rows = torch.zeros(3, **size)
-        self.count, self.samples = 0, 0
+        self.count, self.samples = 0, 0.0
 
     @torch.no_grad()
-    def update(self, before: Tensor, after: Tensor, gradient: Tensor, batch: int, samples: int) -> None:
+    def update(self, before: Tensor, after: Tensor, gradient: Tensor, batch: int | float, samples: int | float) -> None:
         """Add rows ``(n, width)`` of states before and after, and of gradients of the batch's loss after.
 
         Args:
             before: states before the step.
             after: states after it.
             gradient: of the batch's mean loss, at the states after.
-            batch: samples in the whole batch.
+            batch: what the batch's loss is a mean over: its samples, or their labels.
             samples: how many of them these rows come from.
 
         Raises:
@@ -158,13 +138,14 @@ class MomentumMoments:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors that hold everything."""
-        counts = torch.tensor([self.count, self.samples])
+        counts = torch.tensor([self.count, self.samples], dtype=torch.float64)
         return {"features": self._features.clone(), "rows": self._rows.clone(), "counts": counts}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take the state of sums made with the same arguments."""
         self._features, self._rows = (state[name].to(self._rows, copy=True) for name in ("features", "rows"))
-        self.count, self.samples = state["counts"].tolist()
+        count, self.samples = state["counts"].tolist()
+        self.count = int(count)
 
     def best_weights(self, decay: float) -> Tensor:
         """``M σ(A)ᵀ``, ``(width, width_in)``: the weights V of a step at which the objective is stationary."""

@@ -152,7 +152,7 @@ class LayerMoments(Moments):
         device: where the sums live; rows are brought there.
         method: "qr" holds a triangular factor, and gives what `isthmus.mechanics` gives to 1e-8. "gram" holds sums of
             squares: 4 to 8 times faster, more on a GPU, with half the digits of small directions; ``coi_error`` and
-            ``coi_stable_error`` say how many are left. Measured in docs/notes/probe.md.
+            ``coi_stable_error`` say how many are left. Measured in docs/notes/log/probe.md.
         block_rows: rows worked on at once; tuned: see benchmarks/streaming_coi.py.
         spectra: method "gram" alone: False leaves out AAᵀ, a quarter of the work, and with it the ranks of A.
 
@@ -224,7 +224,7 @@ class LayerMoments(Moments):
           count.
 
         Args:
-            gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (theory file, section 2).
+            gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (docs/theory.md).
 
         Raises:
             ValueError: no rows yet, or γ_0 not positive.

@@ -1,25 +1,31 @@
 """`probe(model, data)`: the mechanics of anybody's trained network, in one pass over the data.
 
-The quantities are those of arXiv:2405.17573 (theory file, sections 2 and 4); they need activations only. For a
+The quantities are those of arXiv:2405.17573 (docs/theory.md); they need activations only. For a
 `LeakyResNet` the trajectory is read itself, in float64, as `isthmus.mechanics.mechanics` does.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from isthmus.activations import Activation, ReLU
-from isthmus.flow import path
+from isthmus.flow import momenta, path
 from isthmus.model import LeakyResNet
-from isthmus.probe.batches import Forward, Mask, batches, device_of, padding_mask, run_model, samples_in, to_device
-from isthmus.probe.capture import Capture, undisturbed
-from isthmus.probe.find import KINDS, Site, Skipped, find_layers, pattern_matches, unwrap
-from isthmus.probe.momenta import Objective, make_objective
-from isthmus.probe.profile import NEVER_CALLED, Profile
-from isthmus.probe.reader import Reader
+from isthmus.probe.axes import guards
+from isthmus.probe.batches import batches, device_of, raise_failed, to_device
+from isthmus.probe.capture import Capture, same_bits, undisturbed
+from isthmus.probe.evidence import Trail, followed
+from isthmus.probe.find import KINDS, Site, Skipped, find_layers, pattern_matches, unwrap, walk
+from isthmus.probe.inputs import Forward, call_of, doubt_of, samples_in, weight_of
+from isthmus.probe.masks import Mask, asked_layers, masks_of
+from isthmus.probe.momenta import PenalisedLoss, penalised_loss
+from isthmus.probe.profile import NEVER_CALLED, Profile, by_reason, listed
+from isthmus.probe.reader import Reader, activations_of
+from isthmus.probe.records import LayerRecord
 from isthmus.probe.removal import Loss
 from isthmus.probe.rows import Choice, Positions, Reading
 
@@ -30,12 +36,13 @@ def probe(
     layers: object = None,
     *,
     kinds: Iterable[str] = KINDS,
-    activation: Activation | Mapping[str, Activation] | None = None,
+    activation: Activation | str | Mapping[str, Activation | str] | None = None,
     positions: str = "samples",
     channels: str | Mapping[str, str] = "auto",
     output: Mapping[str, Choice] | None = None,
+    state: Mapping[str, Choice] | None = None,
     mask: Mask = "auto",
-    sequence_first: bool = False,
+    sequence_first: bool | Mapping[str, bool] = False,
     forward: Forward | None = None,
     mode: str = "eval",
     autocast: torch.dtype | None = None,
@@ -49,6 +56,7 @@ def probe(
     loss: Loss | None = None,
     weight_decay: float | None = None,
     target: Callable[[object], object] | None = None,
+    reading: Reading | None = None,
 ) -> Profile:
     """Read a network's layers over the data, in one pass and ``O(width²)`` memory a layer and shard.
 
@@ -57,17 +65,22 @@ def probe(
     Args:
         model: any module; of a compiled or data-parallel one the module inside is read.
         data: a DataLoader, a tensor, a dict (one batch), or any iterable of tensors, tuples and dicts; what of them
-            goes to the model, and that labels are dropped: `isthmus.probe.batches`.
+            goes to the model, and that labels are dropped: `isthmus.probe.inputs`.
         layers: names, patterns (``*`` within one part of a name, ``**`` across dots), module types, modules, functions
             ``(name, module) -> bool``, or a list of these; None finds them; ``NAME:input`` reads what goes in.
         kinds: what is looked for with ``layers=None``: ``stream``, ``block``, ``linear``, ``conv``.
         activation: σ of the cost of identity, for all layers or by pattern of names: it stands for the *next* layer's.
-            `ReLU()` with the appended 1 by default (the paper's); of a `LeakyResNet` its own.
+            `ReLU()` with the appended 1 by default (the paper's); of a `LeakyResNet` its own. Names are those of
+            the command line: ``relu``, ``smooth_relu``, ``identity``.
         positions: ``samples``: every token or pixel is a row; ``mean``: the mean over a sample's positions is.
         channels: where the width lies: ``auto`` (`isthmus.probe.rows`), ``first``, ``last``, or these by pattern.
         output: by pattern of names, the index, key or function that picks the tensor to read; else the first one.
-        mask: padding: ``"auto"``, a dict's key, or a function of the batch → ``(samples, tokens)``, true where real.
-        sequence_first: tokens are ``(tokens, samples, width)`` (``batch_first=False``).
+        state: by pattern of names of blocks, which argument is the state, by number, name or function; else as
+            `isthmus.probe.evidence` says.
+        mask: padding: ``"auto"``, a dict's key, or a function of the batch → ``(samples, tokens)``, true where real; or
+            these by pattern of names, None for no padding: `isthmus.probe.masks`.
+        sequence_first: tokens are ``(tokens, samples, width)``, everywhere or by pattern; layers of `torch.nn` know it
+            (``batch_first=False``).
         forward: ``(model, batch) -> anything``, to run the model in another way.
         mode: ``eval``, or ``as_is`` for the mode each module is in.
         autocast: run under `torch.autocast` in this dtype.
@@ -76,7 +89,7 @@ def probe(
         shards: sample j counts in shard ``j mod shards``; standard errors are jackknifed over them. Each has its own
             accumulators (by ``qr`` about 100·width² bytes, 300·width² where two states are compared), hence None: 8 up
             to width 256, 4 up to 512, 2 up to 1024, and above 1, without standard errors.
-        gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (theory file, section 2).
+        gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (docs/theory.md).
         method: ``qr`` or ``gram``, see `LayerMoments`.
         max_width: wider layers are skipped, with the reason.
         distributed: each process reads its part of the data; all return the profile of the whole
@@ -85,7 +98,9 @@ def probe(
             backward pass a batch, to the states alone.
         weight_decay: with a loss: the network was trained on ``loss + (weight_decay/2)·Σ‖weights‖²``; of a
             `LeakyResNet` it is μ, of ``(μ/2)Σρ‖W‖²`` (E3).
-        target: with a loss: where a batch's labels are; by default the second of a tuple, or a dict's ``labels``, ….
+        target: with a loss: where a batch's labels are; by default what of a tuple the model does not take, or a
+            dict's ``labels``, ….
+        reading: how outputs become rows, in place of the six options of the same names.
 
     Raises:
         TypeError, ValueError: arguments that do not fit; nothing to read; each says how to mend it.
@@ -94,11 +109,17 @@ def probe(
     >>> probe(net, torch.randn(64, 3)).layers
     ['0', '2']
     """
-    reading = Reading(channels, positions, sequence_first, output or {}, max_width)
+    given = Reading(channels, positions, sequence_first, output or {}, state or {}, max_width)
+    if reading is not None and given != Reading():
+        raise ValueError(
+            "reading: holds channels, positions, sequence_first, output, state and max_width; give these in it"
+        )
+    reading = reading or given
     if shards is not None and shards < 1:
         raise ValueError(f"shards: expected at least 1, got {shards}")
-    objective = make_objective(loss, weight_decay, target)
-    if objective is not None and positions == "mean":
+    own = activations_of(activation)
+    objective = penalised_loss(loss, weight_decay, target)
+    if objective is not None and reading.positions == "mean":
         raise ValueError("positions: momenta are of single positions; with a loss expected 'samples', got 'mean'")
     if distributed and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         raise ValueError("distributed=True: expected torch.distributed.init_process_group to have been called")
@@ -106,7 +127,7 @@ def probe(
     def local() -> Profile:
         inner, notes = unwrap(model)
         leaky = isinstance(inner, LeakyResNet) and forward is None
-        sigma = activation if activation is not None else cast(LeakyResNet, inner).activation if leaky else ReLU()
+        sigma = own if own is not None else cast(LeakyResNet, inner).activation if leaky else ReLU()
         reader = Reader(reading, sigma, shards, method, weight_decay)
         reader.notes |= dict.fromkeys(notes)
         chosen = _leaky_sites(cast(LeakyResNet, inner), layers) if leaky else find_layers(inner, layers, kinds)
@@ -143,34 +164,65 @@ class _Run:
     mask: Mask
     mode: str
     autocast: torch.dtype | None
-    objective: Objective | None
+    objective: PenalisedLoss | None
 
 
 def _read_hooks(model: nn.Module, sites: list[Site], data: _Limit, reader: Reader, run: _Run) -> None:
-    device = device_of(model)
-    enabled = run.autocast is not None
+    reader.modules = dict(walk(model))
+    reader.trail = Trail(followed(model, sites), reader.reading.state, reader.reading.output)
     # data outside of Capture: what a generator does between batches is not the model's
-    wanted = run.objective is not None
-    with undisturbed(model, run.mode, grad=wanted), Capture(sites, reader.event, reader.entered) as capture:
-        for number, batch in enumerate(data):
-            moved = to_device(batch, device)
-            mask, note = padding_mask(moved, run.mask)
-            if note:
-                reader.notes[note] = None
-            capture.new_pass()
-            reader.begin(samples_in(moved, reader.reading.sequence_first), mask)
-            try:
-                with torch.autocast(device.type, run.autocast, enabled=enabled):
-                    output, dropped = run_model(model, moved, run.forward)
-                    value = run.objective.value(output, moved) if run.objective is not None else None
-            except Exception as error:
-                error.add_note(f"isthmus.probe: while {type(model).__name__} ran on batch {number}")
-                raise
-            if value is not None:
-                reader.gradients(value)
-            for key in dropped:
-                reader.notes[f"key {key!r} of the batches was not passed to the model"] = None
-            reader.end()
+    with undisturbed(model, run.mode, grad=run.objective is not None):
+        whole = enumerate(data)
+        first = list(islice(whole, 1))
+        # the first batch twice: what the network makes without hooks is what it must make with them
+        alone = [_pass(model, batch, number, reader, run) for number, batch in first]
+        with (
+            asked_layers(reader.modules, lambda: reader.masks),
+            guards(reader.modules, lambda: reader.rank, reader.packs, lambda text: reader.doubts.update({text: None})),
+            Capture(sites, reader.event, reader.trail, reader.entered) as capture,
+        ):
+            for number, batch in chain(first, whole):
+                output = _pass(model, batch, number, reader, run, capture)
+                if number == 0 and not same_bits(alone.pop(), output):
+                    reader.doubts[HOOKS_CHANGE] = None
+    reader.judge(reader.trail)
+
+
+def _pass(
+    model: nn.Module, given: object, number: int, reader: Reader, run: _Run, capture: Capture | None = None
+) -> object:
+    """The network's output on a batch: read with its hooks by the reader, or without them, leaving nothing behind."""
+    device = device_of(model)
+    batch = to_device(given, device)
+    call = call_of(model, batch, run.forward)
+    target = run.objective.labels(batch, model) if run.objective is not None else None
+    value = None
+    if capture is not None:
+        masks, notes, doubts = masks_of(batch, call.named, run.mask)
+        reader.notes |= dict.fromkeys((*notes, *call.notes))
+        doubts += doubt_of(run.objective.loss, target) if run.objective is not None else []
+        reader.doubts |= dict.fromkeys(doubts)
+        reader.begin(samples_in(batch, reader.reading.sequence_first is True), masks)
+        reader.rank = max((x.ndim for x in call.inputs), default=0)
+    around = undisturbed(model, "as_is", torch.is_grad_enabled()) if capture is None else capture.forward_pass()
+    try:
+        with around, torch.autocast(device.type, run.autocast, enabled=run.autocast is not None):
+            output = call.run()
+            if run.objective is not None and capture is not None:
+                value = run.objective.value(output, target)
+    except Exception as error:
+        raise_failed(error, model, number, call.notes)
+    if value is not None and run.objective is not None:
+        reader.gradients(value, weight_of(run.objective.loss, target, reader.batch or 1))
+    if capture is not None:
+        reader.end()
+    return output
+
+
+HOOKS_CHANGE = (
+    "the network's output with hooks is not, bit for bit, the one without: it looks at hooks, draws at random, or "
+    "keeps something between calls; what was read may be of another pass than the network makes alone"
+)
 
 
 def _leaky_sites(model: LeakyResNet, layers: object) -> tuple[list[Site], list[Skipped]]:
@@ -189,7 +241,7 @@ def _leaky_sites(model: LeakyResNet, layers: object) -> tuple[list[Site], list[S
 
 
 def _read_trajectory(
-    model: LeakyResNet, sites: list[Site], data: _Limit, reader: Reader, objective: Objective | None
+    model: LeakyResNet, sites: list[Site], data: _Limit, reader: Reader, objective: PenalisedLoss | None
 ) -> None:
     wide, device = torch.float64, model.weight.device
     W, rho = model.weight.detach().to(wide), model.rho.to(wide)
@@ -205,7 +257,7 @@ def _read_trajectory(
                     f"data: expected inputs (samples, {model.in_features}) for this LeakyResNet, got {got}"
                 )
             A = path(x.to(wide) @ model.in_map.detach().to(wide).T, W, rho, L_tilde, model.activation)
-            reader.begin(x.shape[0], None)
+            reader.begin(x.shape[0])
             for site in sites:
                 i = int(site.name.removeprefix("A_"))
                 before = Positions(A[i - 1].unsqueeze(1), None, "") if i else None
@@ -222,24 +274,28 @@ def _read_trajectory(
 
 
 def _trajectory_momenta(
-    model: LeakyResNet, A: Tensor, batch: object, sites: list[Site], reader: Reader, objective: Objective
+    model: LeakyResNet, A: Tensor, batch: object, sites: list[Site], reader: Reader, objective: PenalisedLoss
 ) -> None:
-    """Gradients at the states ``A_1 … A_L``: the path anew, with a zero added to each."""
+    """Gradients at the states ``A_1 … A_L``: by autograd at the last, and by (E8) from there."""
     W, rho = model.weight.detach().double(), model.rho.double()
-    deltas = torch.zeros_like(A[1:], requires_grad=True)
     with torch.enable_grad():
-        state = A[0]
-        for layer, (V, r) in enumerate(zip(W, rho, strict=True)):
-            drift = model.activation.features(state) @ V.T
-            state = (1 - r * model.effective_depth) * state + r * drift + deltas[layer]
-        value = objective.value(state @ model.out_map.detach().double().T, batch, torch.float64)
-        (found,) = torch.autograd.grad(value, deltas)
+        end = A[-1].detach().requires_grad_()
+        output = end @ model.out_map.detach().double().T
+        target = objective.labels(batch, model)
+        value = objective.value(output, target, torch.float64)
+        (last,) = torch.autograd.grad(value, end)
+    weight = weight_of(objective.loss, target, len(end))
+    if not weight:  # a mean over nothing
+        return
+    # in units in which μ = 1: M = −∂C/∂A
+    found = -momenta(A, -last, W, rho, model.effective_depth, model.activation)[1:]
     for site in sites:
         i = int(site.name.removeprefix("A_"))
         if i:
             before, after, gradient = (Positions(x.unsqueeze(1), None, "") for x in (A[i - 1], A[i], found[i - 1]))
             decay = objective.weight_decay / float(rho[i - 1])
-            reader.momenta(site.name, before, after, gradient, decay, (rho[i - 1] * W[i - 1]).cpu())
+            V = (rho[i - 1] * W[i - 1]).cpu()
+            reader.momenta(site.name, before, after, gradient, decay, V, mean_over=weight)
 
 
 def _profile(reader: Reader, sites: list[Site], skipped: list[Skipped], gamma0: float, seen: int) -> Profile:
@@ -247,7 +303,20 @@ def _profile(reader: Reader, sites: list[Site], skipped: list[Skipped], gamma0: 
     called = {site for site, _ in (*reader.records, *reader.failed)}
     if seen:
         gone += [Skipped(s.name, type(s.module).__name__, NEVER_CALLED, True) for s in sites if s.name not in called]
-    return Profile(list(reader.records.values()), gone, list(reader.notes), gamma0, reader.samples)
+    records = _in_order(list(reader.records.values()))
+    return Profile(records, gone, list(reader.notes), gamma0, reader.samples, list(reader.doubts))
+
+
+def _in_order(records: list[LayerRecord]) -> list[LayerRecord]:
+    """What goes into a block before the block and its parts: which it was may have shown at the block's end only."""
+    for record in [r for r in records if r.site.endswith(":input")]:
+        name = record.site.removesuffix(":input")
+        inside = (r for r in records if r.call == record.call and (r.site == name or r.site.startswith(name + ".")))
+        first = next(inside, record)
+        if records.index(first) < records.index(record):
+            records.remove(record)
+            records.insert(records.index(first), record)
+    return records
 
 
 def _checked(profile: Profile) -> Profile:
@@ -255,8 +324,9 @@ def _checked(profile: Profile) -> Profile:
         raise ValueError("data: no samples came; a generator that was read before? max_batches=0?")
     if profile.records:
         return profile
-    reasons = dict.fromkeys(f"{s.name}: {s.reason}" for s in profile.skipped if s.chosen)
-    raise ValueError("layers: none of the layers could be read. " + "; ".join(list(reasons)[:5]))
+    grouped = by_reason([s for s in profile.skipped if s.chosen])
+    reasons = [f"{listed(names)}: {reason}" for reason, names in grouped.items()]
+    raise ValueError("layers: none of the layers could be read. " + "; ".join(reasons[:5]))
 
 
 def _gather(local: Callable[[], Profile]) -> Profile:

@@ -45,6 +45,7 @@ class Profile(Mapping[str, list[Any]]):
         notes: choices made on the way.
         gamma0: γ_0 of the stable quantities (E7).
         samples: number of samples seen.
+        doubts: what could not be checked or told, and what was taken.
     """
 
     def __init__(
@@ -54,12 +55,13 @@ class Profile(Mapping[str, list[Any]]):
         notes: Sequence[str] = (),
         gamma0: float = 1e-3,
         samples: int = 0,
+        doubts: Sequence[str] = (),
     ) -> None:
         if not gamma0 > 0:
             raise ValueError(f"gamma0 must be positive, got {gamma0}")
         self.records = list(records)
         self.skipped = tuple(skipped)
-        self.notes = tuple(notes)
+        self.notes, self.doubts = tuple(notes), tuple(doubts)
         self.gamma0 = float(gamma0)
         self.samples = int(samples)
 
@@ -139,7 +141,7 @@ class Profile(Mapping[str, list[Any]]):
         stack ``x + Wσ(x)``; for other blocks it counts how much of the state they overwrite.
 
         States may grow along a stack where theirs in the theory do not; with states of norm 1, which change of scale
-        takes the place of a leak (symmetries, theory file section 1), the leak is ``1 − skip·‖A_{ℓ−1}‖/‖A_ℓ‖``: the
+        takes the place of a leak (docs/theory.md, after (E3)), the leak is ``1 − skip·‖A_{ℓ−1}‖/‖A_ℓ‖``: the
         sum is `EffectiveDepth.normalised`.
         """
         out: dict[str, EffectiveDepth] = {}
@@ -235,6 +237,7 @@ class Profile(Mapping[str, list[Any]]):
             "records": [record.state_dict() for record in self.records],
             "skipped": skipped,
             "notes": list(self.notes),
+            "doubts": list(self.doubts),
             "gamma0": self.gamma0,
             "samples": self.samples,
         }
@@ -244,7 +247,7 @@ class Profile(Mapping[str, list[Any]]):
         """The profile of which this is the `state_dict`; accumulators come to the CPU."""
         records = [LayerRecord.from_state_dict(saved) for saved in state["records"]]
         skipped = [Skipped(**s) for s in state["skipped"]]
-        return cls(records, skipped, state["notes"], state["gamma0"], state["samples"])
+        return cls(records, skipped, state["notes"], state["gamma0"], state["samples"], state.get("doubts", ()))
 
     def merge(self, other: "Profile") -> "Profile":
         """The profile of both parts of the data, shard by shard; neither is changed.
@@ -270,7 +273,9 @@ class Profile(Mapping[str, list[Any]]):
         )
         notes = dict.fromkeys((*self.notes, *other.notes))
         whole = [record for record in records if record is not None]
-        return Profile(whole, list(skipped), list(notes), self.gamma0, self.samples + other.samples)
+        doubts = dict.fromkeys((*self.doubts, *other.doubts))
+        samples = self.samples + other.samples
+        return Profile(whole, list(skipped), list(notes), self.gamma0, samples, list(doubts))
 
     def __str__(self) -> str:
         shown = [n for n in SHOWN if n in self.columns]
@@ -284,11 +289,10 @@ class Profile(Mapping[str, list[Any]]):
         if any(record.stack and record.momenta for record in self.records):
             lines += self._hamiltonian_lines()
         lines += [f"note: {note}" for note in self.notes]
+        lines += [f"doubt: {doubt}" for doubt in self.doubts]
         if self.skipped:
             lines.append(f"not read ({len(self.skipped)}):")
-        for reason, names in _by_reason(self.skipped).items():
-            more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-            lines.append(f"  {', '.join(names[:6])}{more}: {reason}")
+        lines += [f"  {listed(names)}: {reason}" for reason, names in by_reason(self.skipped).items()]
         return "\n".join(lines)
 
 
@@ -311,7 +315,13 @@ def _cell(value: Any) -> str:
     return f"{value:>11}" if isinstance(value, int) else f"{value:>11.4g}"
 
 
-def _by_reason(skipped: Sequence[Skipped]) -> dict[str, list[str]]:
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def by_reason(skipped: Sequence[Skipped]) -> dict[str, list[str]]:
+    """Reason to the names of the layers that it holds for."""
     out: dict[str, list[str]] = {}
     for one in skipped:
         out.setdefault(one.reason, []).append(one.name)

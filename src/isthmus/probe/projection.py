@@ -120,7 +120,7 @@ def project_gram(
     noise: float,
     rows: int,
 ) -> Projection:
-    """From sums over so many rows: ``SSᵀ``, the ``S M_iᵀ`` and the ``⟨M_i, M_k⟩``.
+    """From sums over `rows` rows: ``SSᵀ``, the ``S M_iᵀ`` and the ``⟨M_i, M_k⟩``.
 
     Modes below the tolerance are noise: what M has there counts as outside, which is a difference of large numbers and
     known to ``noise·‖M‖²`` alone.

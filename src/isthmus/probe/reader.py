@@ -1,20 +1,25 @@
 """`Reader`: what hooks call; from states to accumulators, shard by shard."""
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from isthmus.activations import Activation, ReLU
+from isthmus.activations import ACTIVATIONS, Activation, ReLU
+from isthmus.probe.axes import Axes, axes_of, without_batch
 from isthmus.probe.capture import Event
-from isthmus.probe.find import Site, Skipped, pattern_matches
+from isthmus.probe.evidence import Trail, readable
+from isthmus.probe.find import Site, Skipped, adapted, pattern_matches
+from isthmus.probe.masks import Masks
 from isthmus.probe.momenta import MomentumMoments, perturbed
 from isthmus.probe.moments import LayerMoments
 from isthmus.probe.pairs import PairMoments
 from isthmus.probe.records import LayerRecord
-from isthmus.probe.rows import Choice, Positions, Reading, Unreadable, pick, to_positions
+from isthmus.probe.rows import Choice, Positions, Reading, Unreadable, matching, pick, to_positions
 
 # Beyond this many calls of one module in a pass (a recurrent cell, say), the others are left out, with a reason.
 MOST_CALLS = 32
@@ -54,22 +59,55 @@ class Reader:
     samples: int = 0
     # of the batch that runs now
     batch: int | None = None
-    mask: Tensor | None = None
+    masks: Masks = field(default_factory=Masks)
     # what waits for the batch's gradients
     waiting: dict[tuple[str, int], Waiting] = field(default_factory=dict)
     # the newest linear layer's output, for chains of them
     last: tuple[Site, Tensor, str | None] | None = None
     blocks: set[str] = field(default_factory=set)
+    packed: PackedSequence | None = None
+    presumed: dict[str, str] = field(default_factory=dict)
+    rank: int = 0
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    trail: Trail = field(default_factory=lambda: Trail(()))
+    axes: dict[str, Axes] = field(default_factory=dict)
+    # what could not be checked
+    doubts: dict[str, None] = field(default_factory=dict)
 
-    def begin(self, batch: int | None, mask: Tensor | None) -> None:
-        """A batch starts: its number of samples, if known, and its padding mask."""
-        self.batch, self.mask, self.last = batch, mask, None
-        self.waiting = {}
+    def begin(self, batch: int | None, masks: Masks | None = None) -> None:
+        """A batch starts: its number of samples, if known, and its padding."""
+        self.batch, self.masks, self.last = batch, masks or Masks(), None
+        self.waiting, self.packed = {}, None
+
+    def packs(self, packed: PackedSequence) -> None:
+        """Recurrent layers run on packed sequences: rows of as many are in order of time, not of samples."""
+        self.packed = packed
 
     def end(self) -> None:
         """A batch is through."""
         self.samples += self.batch or 0
         self.last = None
+
+    def judge(self, trail: Trail) -> None:
+        """After all batches: what blocks took and returned decides which are a stack, and which were read right."""
+        self.doubts |= dict.fromkeys(trail.doubts)
+        for name, place in self.presumed.items():
+            if trail.place_of(name) not in (place, None):
+                self.doubts[f"{name}: layers inside it may have been given the padding of the other sequence"] = None
+        for (name, call), record in list(self.records.items()):
+            if name in trail.misread:
+                kind, reason = record.type, trail.misread[name]
+                self.failed[name, call] = Skipped(name, kind, reason, True)
+                del self.records[name, call]
+            elif record.stack in trail.apart:
+                record.pairs, record.before, record.momenta = [], None, []
+                self.notes[f"{record.stack}: no stack, {trail.apart[record.stack]}"] = None
+                record.stack = None
+            elif record.stack in trail.changed:
+                self.notes[
+                    f"{record.stack}: no stack, {trail.changed[record.stack]}; steps are those of each block alone"
+                ] = None
+                record.stack = None
 
     def activation_of(self, name: str) -> Activation:
         """σ of one layer."""
@@ -95,17 +133,25 @@ class Reader:
 
     def _read(self, event: Event) -> object:
         site = event.site
-        choice = _matching(self.reading.output, site.name)
-        where, picked, others = pick(event.output, cast(Choice | None, choice))
+        choice = matching(self.reading.output, site.name)
+        where, picked, others = pick(event.output, cast(Choice | None, choice), event.preferred)
         x = picked.detach()
-        rule = self.reading.channels
-        if not isinstance(rule, str):
-            rule = _matching(rule, site.name) or "auto"
+        if without_batch(site.module, x):
+            raise Unreadable(f"of shape {tuple(x.shape)}: a {type(site.module).__name__} without a batch dimension")
+        axes = self.axes.setdefault(site.name, axes_of(site.name, self.modules))
+        masks = self.masks.of(site.name, self._of_memory(event))
+
+        packed = self.packed if self.packed is not None and len(x) == len(self.packed.data) else None
 
         def like(x: Tensor) -> Positions:
-            return to_positions(x, site.module, self.reading, str(rule), self.batch, self.mask)
+            if packed is None or x.ndim != 2:
+                return to_positions(x, site, self.reading, axes, self.batch, masks)
+            padded, lengths = pad_packed_sequence(packed._replace(data=x), batch_first=True)
+            real = torch.arange(padded.shape[1], device=x.device) < lengths.to(x.device)[:, None]
+            return to_positions(padded, site, self.reading, Axes(tokens_first=False), self.batch, [real])
 
         after = like(x)
+        self.doubts |= {f"{site.name}: {doubt}": None for doubt in after.doubts}
         before, name, stack = event.before, f"{site.name}:input", site.stack
         if site.kind == "linear":
             before, name, stack = self._chain(event, x)
@@ -128,12 +174,31 @@ class Reader:
             self.notes[f"{site.name}: no momenta, the tensor read is made of its output and no part of it"] = None
             return None
         if site.kind == "linear":
-            record.weight = _weight(site.module, record.activation)
+            try:
+                record.weight = _weight(site.module, record.activation)
+            except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
+                what = (str(error).splitlines() or [type(error).__name__])[0]
+                self.notes[f"{site.name}: no momenta, its weights cannot be read as they are ({what:.90})"] = None
+                return None
         self.waiting[site.name, event.call] = Waiting(compared, after, delta, like)
         return new
 
-    def gradients(self, value: Tensor) -> None:
-        """Take in the momenta of a batch, given its loss."""
+    def _of_memory(self, event: Event) -> bool:
+        """Whether a layer in a block works on what that was given besides its state: a decoder on the encoder's end."""
+        inside, x = event.site.inside, event.first_input
+        entry = None if inside is None or not self.masks.two else self.trail.find(self.modules[inside])
+        if entry is None or x is None:
+            return False
+        given = readable(entry.given)
+        place = entry.place
+        if place is None and given:  # it shows when the block ends; `judge` compares
+            place = self.presumed[str(inside)] = given[0][0]
+        return any(x.data_ptr() == y.data_ptr() for where, y in given if where != place)
+
+    def gradients(self, value: Tensor, weight: float) -> None:
+        """Take in the momenta of a batch, given its loss and what it is a mean over."""
+        if not weight:  # a mean over nothing
+            return
         waiting = [(key, one) for key, one in self.waiting.items() if key in self.records and self.records[key].pairs]
         deltas = [one.delta for _, one in waiting]
         found: list[Any] = [None] * len(deltas)
@@ -143,7 +208,7 @@ class Reader:
             if g is not None:
                 assert self.weight_decay is not None
                 record = self.records[name, call]
-                self.momenta(name, one.before, one.after, one.like(g), self.weight_decay, record.weight, call)
+                self.momenta(name, one.before, one.after, one.like(g), self.weight_decay, record.weight, call, weight)
             else:
                 self._without_momenta(self.records[name, call], "no gradient of the loss reaches it")
 
@@ -156,8 +221,9 @@ class Reader:
         decay: float,
         weight: Tensor | None,
         call: int = 0,
+        mean_over: float | None = None,
     ) -> None:
-        """Take in the gradients of a batch's loss at the states after a step."""
+        """Take in the gradients of a batch's loss, a mean over ``mean_over``, at the states after a step."""
         record = self.records[name, call]
         if record.decay is None:
             size, device = record.moments[0].width, record.moments[0].device
@@ -167,8 +233,9 @@ class Reader:
         for k, momenta in enumerate(record.momenta):
             own = len(range((k - self.samples) % shards, samples, shards))
             A, B, g = (p.shard(k, shards, self.samples) for p in (before, after, gradient))
+            whole = float(samples) if mean_over is None else mean_over
             try:
-                momenta.update(A, B, g, samples, own)
+                momenta.update(A, B, g, whole, whole * own / samples)
             except (TypeError, ValueError) as error:
                 self._without_momenta(record, str(error))
                 return
@@ -177,10 +244,11 @@ class Reader:
         record.momenta, record.decay = [], record.decay or self.weight_decay
         self.notes[f"{record.site}: no momenta, {reason}"] = None
 
-    def entered(self, site: Site, x: Tensor | None) -> None:
+    def entered(self, site: Site, candidates: Sequence[Tensor]) -> None:
         """A block begins. Where it takes a linear layer's output as it is, that is a stream's state, and no chain's."""
         self.blocks.add(site.name)
-        if x is not None and self.last is not None and x.shape == self.last[1].shape and torch.equal(x, self.last[1]):
+        last = self.last
+        if last is not None and any(x.shape == last[1].shape and torch.equal(x, last[1]) for x in candidates):
             self.last = None
 
     def _chain(self, event: Event, x: Tensor) -> tuple[Tensor | None, str, str | None]:
@@ -253,20 +321,49 @@ class Reader:
                 if record.pairs and before is not None:
                     record.pairs[k].update(before.shard(k, len(record.moments), self.samples), rows)
             except (TypeError, ValueError) as error:
-                raise Unreadable(f"its values cannot be used: {error}") from error
+                where = after.not_finite(self.samples) or (before and before.not_finite(self.samples)) or error
+                raise Unreadable(f"its values cannot be used: {where}") from error
+
+
+def activations_of(
+    given: Activation | str | Mapping[str, Activation | str] | None,
+) -> Activation | dict[str, Activation] | None:
+    """σ by name or as it is, for all layers or by pattern of names.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: neither a name nor an `Activation`.
+    """
+    if isinstance(given, Mapping):
+        return {pattern: _activation(one) for pattern, one in given.items()}
+    return None if given is None else _activation(given)
+
+
+def _activation(given: object) -> Activation:
+    if isinstance(given, Activation):
+        return given
+    if not isinstance(given, str):
+        raise TypeError(
+            f"activation: expected a name ({', '.join(ACTIVATIONS)}) or an isthmus.activations.Activation, for all "
+            f"layers or by pattern, got {given!r:.60}"
+        )
+    if given not in ACTIVATIONS:
+        near = difflib.get_close_matches(given, ACTIVATIONS, n=1)
+        advice = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {given!r}{advice}")
+    return ACTIVATIONS[given]()
 
 
 def _weight(module: torch.nn.Module, activation: Activation) -> Tensor:
     """V of a linear layer, with the bias as last column where σ appends a 1."""
+    if adapted(module) is not None:
+        raise TypeError("an adapter adds to them")
     weight, bias = cast(Tensor, module.weight).detach(), cast(Tensor | None, module.bias)
+    if weight.is_meta:
+        raise TypeError("they are on the meta device until the layer runs")
     if activation.append_one and bias is not None:
         weight = torch.cat((weight, bias.detach()[:, None]), 1)
     return weight.double().cpu()
-
-
-def _matching(choices: Mapping[str, Any], name: str) -> Any:
-    plain = name.removesuffix(":input")
-    return next((v for p, v in choices.items() if pattern_matches(p, name) or pattern_matches(p, plain)), None)
 
 
 def _shards_for(width: int) -> int:

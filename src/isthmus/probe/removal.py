@@ -1,23 +1,16 @@
 """What `isthmus.probe.simplify` is asked, and what it answers."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-from isthmus.probe.batches import (
-    Forward,
-    batches,
-    check_rereadable,
-    device_of,
-    run_model,
-    samples_in,
-    target_of,
-    to_device,
-)
+from isthmus.probe.batches import batches, check_rereadable, device_of, to_device
 from isthmus.probe.capture import undisturbed
+from isthmus.probe.inputs import Forward, call_of, samples_in, target_of, weight_of
+from isthmus.probe.rows import Choice
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -110,40 +103,59 @@ class Simplified:
 
 
 @dataclass(frozen=True)
-class Task:
+class DropTask:
     """Data and loss, and how to run a model on them. Make it with `make_task`."""
 
     data: object
     loss: Loss
     forward: Forward | None
-    target: Callable[[object], object]
+    target: Callable[[object], object] | None
     batch_size: int
+    state: Mapping[str, Choice] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[object]:
         return batches(self.data, self.batch_size)
 
+    def output(self, model: nn.Module, batch: object) -> object:
+        """What the model returns for a batch, on its device already."""
+        return call_of(model, batch, self.forward).run()
+
     def on(self, model: nn.Module, batch: object) -> Tensor:
         """The loss of a batch, on the model's device already."""
-        output, _ = run_model(model, batch, self.forward)
-        return checked_loss(self.loss(output, self.target(batch)))
+        return checked_loss(self.loss(self.output(model, batch), self.labels(model, batch)))
+
+    def labels(self, model: nn.Module, batch: object) -> object:
+        """The target of a batch, by default what `isthmus.probe.batches.target_of` finds."""
+        if self.target is not None:
+            return self.target(batch)
+        return target_of(batch, model if self.forward is None else None)
 
     def mean(self, model: nn.Module) -> float:
         """Mean loss over the data."""
-        total, samples, device = 0.0, 0, device_of(model)
+        total, weights, device = 0.0, 0.0, device_of(model)
         with undisturbed(model):
             for batch in self:
                 moved = to_device(batch, device)
-                n = samples_in(moved, False) or 1
-                total += n * float(self.on(model, moved))
-                samples += n
-        if not samples:
-            raise ValueError("data: no samples came")
-        return total / samples
+                n = self.weight(model, moved)
+                total += n * float(self.on(model, moved)) if n else 0.0
+                weights += n
+        if not weights:
+            raise ValueError("data: no samples came, or none with a label")
+        return total / weights
+
+    def weight(self, model: nn.Module, batch: object) -> float:
+        """What the loss of a batch is a mean over: its share in the whole."""
+        return weight_of(self.loss, self.labels(model, batch), samples_in(batch) or 1)
 
 
 def make_task(
-    data: object, loss: Loss, forward: Forward | None, target: Callable[[object], object] | None, batch_size: int
-) -> Task:
+    data: object,
+    loss: Loss,
+    forward: Forward | None,
+    target: Callable[[object], object] | None,
+    batch_size: int,
+    state: Mapping[str, Choice] | None = None,
+) -> DropTask:
     """Checked.
 
     Raises:
@@ -152,4 +164,4 @@ def make_task(
     if not callable(loss):
         raise TypeError(f"loss: expected a function (output, target) -> scalar tensor, got {type(loss).__name__}")
     check_rereadable(data)
-    return Task(data, loss, forward, target or target_of, batch_size)
+    return DropTask(data, loss, forward, target, batch_size, state or {})

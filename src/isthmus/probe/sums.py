@@ -75,7 +75,7 @@ class Sums(ABC):
 
     @abstractmethod
     def leading(self, blocks: int) -> "Sums":
-        """The sums of the first so many blocks alone."""
+        """The sums of the first `blocks` blocks alone."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
@@ -170,7 +170,7 @@ class FactorSums(Sums):
         return self._columns(block, True)
 
     def leading(self, blocks: int) -> "FactorSums":
-        """The sums of the first so many blocks alone."""
+        """The sums of the first `blocks` blocks alone."""
         columns = 1 + sum(self.widths[:blocks])
         stream = StreamingQR.of_factor(self._factor()[:columns, :columns], self.count)
         return FactorSums(self.widths[:blocks], self.append_one, stream=stream)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 # Rows gathered before a factorisation, in units of the columns: the triangle on top of them is work done again. Eight
 # are a fifth faster than two at width 512 and take three times the memory: docs/notes/probe.md, and
-# benchmarks/streaming_coi.py --blocks. Where two are more than so many bytes, down to one.
+# benchmarks/streaming_coi.py --blocks. Where two exceed BLOCK_BYTES, down to one.
 BLOCK_FACTOR = 2
 BLOCK_BYTES = 2**28
 

@@ -1,4 +1,4 @@
-"""`execute`: one run from its configuration to its folder, resumable at any moment."""
+"""`execute`: one run from its configuration to its folder, resumable at any moment: check, build, train, write."""
 
 import math
 import warnings
@@ -219,7 +219,7 @@ def _sound(trainer: "Trainer") -> bool:
 
 @contextmanager
 def _failing(place: RunFolder, doing: str) -> Iterator[None]:
-    """From here on, an exception is no misuse any more; after one of the machine, such as a full disk, it resumes."""
+    """From here on an exception is a failure, not misuse; a run that a full disk stopped can be resumed."""
     try:
         yield
     except OSError as error:

@@ -207,6 +207,12 @@ def free_folder(name: str, root: str | Path = "runs") -> Path:
     raise AssertionError("unreachable: the numbers do not end")
 
 
+def folder_beside(path: Path, suffix: str = "") -> Path:
+    """A free folder beside a run's folder or a file, called like it with something added."""
+    stem = path.resolve().name if path.is_dir() else path.stem
+    return free_folder(f"{stem}{suffix}", path.parent)
+
+
 def latest_folder(name: str, root: str | Path = "runs") -> Path:
     """The last of ``runs/<name>``, ``runs/<name>-2``, … before a free one; the first where there is none."""
     last = Path(root) / name

@@ -6,7 +6,7 @@ from typing import Any
 from isthmus._support import command
 from isthmus.runs.build import Built
 from isthmus.runs.config import RunConfig
-from isthmus.runs.folder import FolderError, RunFolder
+from isthmus.runs.folder import FolderError, RunFolder, folder_beside
 from isthmus.runs.problems import ConfigError, ConfigProblem, show_value
 from isthmus.runs.saved import misfit, stored_config
 from isthmus.runs.schema import CHECKPOINT, CONFIG
@@ -104,5 +104,5 @@ def _must_equal(config: RunConfig, stored: RunConfig, owner: str) -> bool:
 
 def _not_resumable(place: RunFolder, reason: str) -> StateError:
     """The error of a run whose network can be taken, and whose training cannot."""
-    start = command("train", "--init-from", place.path, "--out", f"{place.path}-2")
+    start = command("train", "--init-from", place.path, "--out", folder_beside(place.path))
     return StateError(f"{reason}: `{start}` starts a run from its network")

@@ -84,11 +84,13 @@ def _compare(model: Saved, checkpoint: Saved) -> None:
     Raises:
         StateError: it does not, with the command that writes it anew.
     """
-    resume = command("train", "--resume", "--out", model.file.parent)
+    mend = f"`{command('train', '--resume', '--out', model.file.parent)}` writes it anew from the checkpoint"
+    if version_of(checkpoint.file) != VERSION:
+        mend = "delete it, and the checkpoint is read"
     if model.step < checkpoint.step:
         warnings.warn(
             f"{model.file} is of step {model.step}, the checkpoint beside it of step {checkpoint.step}: the former is "
-            f"read; `{resume}` trains to the end and writes it anew",
+            f"read; {mend}",
             stacklevel=4,
         )
         return
@@ -107,9 +109,6 @@ def _compare(model: Saved, checkpoint: Saved) -> None:
         reason = f"their configurations differ in {', '.join(keys)}"
     else:
         return
-    mend = f"`{resume}` writes {MODEL} anew from the checkpoint"
-    if version_of(checkpoint.file) != VERSION:
-        mend = f"delete {MODEL}, and the checkpoint is read"
     raise StateError(f"{model.file} and {checkpoint.file.name} beside it are not of one network: {reason}; {mend}")
 
 

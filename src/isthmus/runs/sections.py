@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from isthmus.runs.problems import is_optional, plain_type, section_of
+from isthmus.thresholds import GAMMA0, RANK
 
 
 class Section(BaseModel):
@@ -230,10 +231,10 @@ class AnalysisConfig(Section):
     """How the trained network is read."""
 
     gamma0: float = Field(
-        default=1e-3, gt=0, description="Regularisation of the stable norms, relative to the norm of K (E7)."
+        default=GAMMA0, gt=0, description="Regularisation of the stable norms, relative to the norm of K (E7)."
     )
     rank_threshold: float = Field(
-        default=1e-2, gt=0, lt=1, description="Singular values below this part of the largest count as zero."
+        default=RANK, gt=0, lt=1, description="Singular values below this part of the largest count as zero."
     )
 
 

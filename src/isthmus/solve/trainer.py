@@ -36,6 +36,12 @@ class TrainResult:
     layer: int | None = None
     step: int = 0
 
+    @classmethod
+    def done(cls, step: int, kept_step: int | None) -> "TrainResult":
+        """All steps made; ``kept_step`` is that of the iterate that the last stage left, None where it is its last."""
+        kept = "" if kept_step is None else f"; step {kept_step}, the best of the last stage, was kept"
+        return cls(Status.DONE, f"{step} steps done{kept}", step=step)
+
 
 class _Kept(NamedTuple):
     """The best iterate of a stage so far: its value, its step, the model's state."""
@@ -130,6 +136,10 @@ class Trainer:
         self._stage_step = 0
         self._kept_step: int | None = None  # the iterate that the last stage left, where it was not its last
         self._enter(self.stages[0])
+
+    def __repr__(self) -> str:
+        names = ", ".join(f"{stage.optimiser.name} {stage.steps}" for stage in self.stages)
+        return f"Trainer({self.problem!r}, stages=[{names}], step={self.step_count} of {self.total_steps})"
 
     # --- stages -----------------------------------------------------------------------------------------------
 
@@ -309,8 +319,7 @@ class Trainer:
                 )
         if on_checkpoint is not None:
             on_checkpoint(self)
-        kept = "" if self._kept_step is None else f"; step {self._kept_step}, the best of the last stage, was kept"
-        return TrainResult(Status.DONE, f"{self.step_count} steps done{kept}", step=self.step_count)
+        return TrainResult.done(self.step_count, self._kept_step)
 
     def _log(self, on_record: Callable[[Record], None] | None) -> TrainResult | None:
         row = self.record()

@@ -1,8 +1,7 @@
 """Teachers: random networks composed through narrow inner representations (arXiv:2405.17573).
 
 The paper's data come from `30→3→30`, two random fully connected networks, and `30→6→3→30`, three random
-ResNets. It says no more about them than that (`shared/theory/leaky-resnets.md`, section 6); what is chosen
-here is said in `Teacher`.
+ResNets. It says no more about them than that; `Teacher` says what is chosen here.
 """
 
 import itertools
@@ -152,8 +151,8 @@ def teacher_task(
         kind: "fcnn" or "resnet", see `Teacher`.
         dims: the sizes of the inputs, of the inner representations, and of the outputs. Default: the paper's
             Figure 1.
-        hidden: the width inside each network (20: the trials in `shared/theory/leaky-resnets.md`, section 7).
-        layers: weight layers (fcnn) or residual steps (resnet) in each network (2: the same trials).
+        hidden: the width inside each network (20: this project's choice, the paper gives none).
+        layers: weight layers (fcnn) or residual steps (resnet) in each network (2: likewise).
         train: training rows, at least 2 (1000: the paper).
         test: test rows, at least 1 (1000: the paper).
         seed: of the weights and of the inputs.

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.activations import Activation
-from isthmus.two_ended._types import NodePath, Points, Steps
+from isthmus.two_ended._types import NodePath, Points, StepSizes
 from isthmus.two_ended.schemes import Scheme
 
 
@@ -30,7 +30,7 @@ def hermite(
     return left + right
 
 
-def defects(A: NodePath, M: NodePath, steps: Steps, effective_depth: float, activation: Activation) -> Steps:
+def defects(A: NodePath, M: NodePath, steps: StepSizes, effective_depth: float, activation: Activation) -> StepSizes:
     """How far the Hermite cubics miss (E9) at each step's midpoint, relative to the size of A and of M.
 
     Of the scheme's own order in h wherever the solution is smooth, and local: it says where a mesh is too coarse.
@@ -51,7 +51,7 @@ def defects(A: NodePath, M: NodePath, steps: Steps, effective_depth: float, acti
 
 
 def equidistribute(
-    steps: Steps, defect: Steps, order: int, count: int, floor: float = 0.1
+    steps: StepSizes, defect: StepSizes, order: int, count: int, floor: float = 0.1
 ) -> Float[Tensor, "new_steps"]:
     """A mesh of ``count`` steps over which ``∫ defect^{1/order}/h`` is equal, smoothed (de Boor 1973).
 
@@ -67,18 +67,18 @@ def equidistribute(
     density = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
     mean = (density * steps).sum() / steps.sum()
     if not (torch.isfinite(mean) and mean > 0):
-        return torch.full((count,), 1 / count, dtype=steps.dtype)
+        return torch.full_like(steps[:1].expand(count), 1 / count)
     density = density.clamp_min(floor * float(mean))
     mass = torch.cat((steps.new_zeros(1), (density * steps).cumsum(0)))
     positions = torch.cat((steps.new_zeros(1), steps.cumsum(0)))
-    wanted = torch.linspace(0, 1, count + 1, dtype=steps.dtype) * mass[-1]
+    wanted = torch.linspace(0, 1, count + 1, dtype=steps.dtype, device=steps.device) * mass[-1]
     n = (torch.searchsorted(mass, wanted, right=True) - 1).clamp(0, len(steps) - 1)
     p = positions[n] + (wanted - mass[n]) / density[n]
     new = p[1:] - p[:-1]
     return new / new.sum()
 
 
-def stage_positions(steps: Steps, scheme: Scheme) -> Float[Tensor, "stages"]:
+def stage_positions(steps: StepSizes, scheme: Scheme) -> Float[Tensor, "stages"]:
     """Where in [0, 1] the stages of every step lie."""
     starts = steps.cumsum(0) - steps
-    return (starts[:, None] + steps[:, None] * torch.tensor(scheme.c, dtype=steps.dtype)).flatten()
+    return (starts[:, None] + steps[:, None] * steps.new_tensor(scheme.c)).flatten()

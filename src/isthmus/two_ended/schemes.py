@@ -1,9 +1,8 @@
 """Runge–Kutta schemes for Hamilton's equations (E9) with an end condition at each end of p.
 
-A step of size h with stages ``X_i = A_n + h Σ_j a_ij F_j``, ``F_i = −L̃X_i + W_i σ(X_i)`` and the penalty
-``(μ/2) h Σ_i b_i ‖W_i‖²`` has, where the weights ``W_i`` minimise the discrete objective, a backward sweep that is
-itself a
-Runge–Kutta scheme; both together form a symplectic partitioned pair for (E9) (Hager 2000, "Runge-Kutta methods in
+A step of size h with stages ``X_i = A_n + h Σ_j a_ij F_j``, ``F_i = −L̃X_i + W_i σ(X_i)`` has the penalty
+``(μ/2) h Σ_i b_i ‖W_i‖²``. Where the weights ``W_i`` minimise the discrete objective, its backward sweep is itself a
+Runge–Kutta scheme. Both together form a symplectic partitioned pair for (E9) (Hager 2000, "Runge-Kutta methods in
 optimal control and the transformed adjoint system"). The pair has the order of the forward scheme for order 2 and for
 explicit order 4 with four stages, as long as every ``b_i > 0`` (Hager, Propositions 5.1 and 6.1). Euler's scheme
 gives (E2) itself: an L-layer Leaky ResNet is the first-order member of the family.

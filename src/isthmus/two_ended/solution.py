@@ -11,9 +11,9 @@ from isthmus.activations import Activation
 from isthmus.geodesic import Geodesic
 from isthmus.mechanics import scaled_hamiltonian, stationarity_residual
 from isthmus.mesh import layer_midpoints
-from isthmus.two_ended._types import NodePath, NodeWeights, Points, StageWeights, Steps
+from isthmus.status import Status
+from isthmus.two_ended._types import NodePath, NodeWeights, Points, StageWeights, StepSizes
 from isthmus.two_ended.interpolate import hermite, velocities
-from isthmus.two_ended.newton import TwoEndedStatus
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Gap:
         hamiltonian: L̃ times the staggered H of every layer, minus the flow's.
         objective: the network's (E3) minus the flow's.
         data_cost: the same of C.
-        residual: the network's own largest stationarity residual: what of the gap is for want of training.
+        residual: the network's own largest stationarity residual: how much of the gap more training would remove.
         error: the flow's own estimated error: below it a gap says nothing.
     """
 
@@ -72,7 +72,7 @@ class TwoEnded:
 
     A: NodePath = field(repr=False)
     M: NodePath = field(repr=False)
-    steps: Steps = field(repr=False)
+    steps: StepSizes = field(repr=False)
     stage_weights: StageWeights = field(repr=False)
     order: int
     effective_depth: float
@@ -80,10 +80,10 @@ class TwoEnded:
     activation: Activation
     objective: float
     data_cost: float
-    status: TwoEndedStatus
+    status: Status
     residual: float
     error: float
-    defect: Steps = field(repr=False)
+    defect: StepSizes = field(repr=False)
     products: int
     message: str
 

@@ -15,16 +15,16 @@ from isthmus.activations import ReLU
 from isthmus.geodesic import Geodesic
 from isthmus.mesh import layer_midpoints, weights_at
 from isthmus.problem import Problem
-from isthmus.two_ended._types import StageWeights, Steps
-from isthmus.two_ended.end_cost import EndCost
+from isthmus.status import ADVICE, Status
+from isthmus.two_ended._types import StageWeights, StepSizes
 from isthmus.two_ended.interpolate import defects, equidistribute, stage_positions
-from isthmus.two_ended.newton import NewtonResult, TwoEndedStatus, minimise
+from isthmus.two_ended.newton import minimise
 from isthmus.two_ended.schemes import Scheme, scheme_of_order
 from isthmus.two_ended.solution import TwoEnded, check_same_problem
 from isthmus.two_ended.sweeps import Sweeps
 
 
-def _start_weights(start: Geodesic | TwoEnded, steps: Steps, scheme: Scheme) -> StageWeights:
+def _start_weights(start: Geodesic | TwoEnded, steps: StepSizes, scheme: Scheme) -> StageWeights:
     p = stage_positions(steps, scheme)
     if isinstance(start, TwoEnded):
         return start.weights_at(p.clamp(0, 1)) if start.residual < 1e-3 else _between_stages(start, p)
@@ -34,7 +34,7 @@ def _start_weights(start: Geodesic | TwoEnded, steps: Steps, scheme: Scheme) -> 
 def _between_stages(start: TwoEnded, p: Tensor) -> StageWeights:
     """From the weights as they are, where they are not yet ``Mσ(A)ᵀ``: the mean of each step's, at its midpoint."""
     scheme = scheme_of_order(start.order)
-    b = torch.tensor(scheme.b, dtype=torch.float64)
+    b = start.steps.new_tensor(scheme.b)
     W = start.stage_weights.unflatten(0, (len(start.steps), scheme.stages))
     return weights_at((W * b[:, None, None]).sum(1), layer_midpoints(start.steps), p)
 
@@ -42,7 +42,7 @@ def _between_stages(start: TwoEnded, p: Tensor) -> StageWeights:
 def solve_on_mesh(
     problem: Problem,
     start: Geodesic | TwoEnded | None,
-    steps: Steps,
+    steps: StepSizes,
     *,
     order: int = 2,
     residual_tol: float = 1e-8,
@@ -64,54 +64,53 @@ def solve_on_mesh(
     scheme = scheme_of_order(order)
     if steps.ndim != 1 or not bool((steps > 0).all()) or abs(float(steps.sum()) - 1) > 1e-9:
         raise ValueError(f"steps must be positive and sum to 1, got {steps.tolist()}")
-    model, end = problem.model, EndCost(problem)
+    model = problem.model
     start = problem.geodesic() if start is None else start
+    sweeps = Sweeps(problem, scheme, steps)
     if isinstance(start, Geodesic):
-        check_same_problem(start, model.effective_depth, problem.mu, model.activation, end.start.T)
-    sweeps = Sweeps(end, model.activation, model.effective_depth, problem.mu, scheme, steps.double())
+        check_same_problem(start, model.effective_depth, problem.mu, model.activation, sweeps.start.T)
     same = isinstance(start, TwoEnded) and start.order == order and torch.equal(start.steps, steps)
     W = start.stage_weights if same and isinstance(start, TwoEnded) else _start_weights(start, sweeps.steps, scheme)
-    result = minimise(problem, sweeps, W.contiguous(), residual_tol, budget)
-    return _solution(sweeps, result, order)
+    sweeps.W.copy_(W)
+    status, residual, products = minimise(sweeps, residual_tol, budget)
+    return _solution(sweeps, order, status, residual, products)
 
 
-def _solution(sweeps: Sweeps, result: NewtonResult, order: int) -> TwoEnded:
-    A = sweeps.A.mT.contiguous()
-    M = (sweeps.G / -sweeps.mu).mT.contiguous()
-    finite = result.status is not TwoEndedStatus.DIVERGED
+def _solution(sweeps: Sweeps, order: int, status: Status, residual: float, products: int) -> TwoEnded:
+    value = sweeps.evaluate()
+    A, M = sweeps.A.mT.contiguous(), (sweeps.G / -sweeps.mu).mT.contiguous()
     nothing = torch.full_like(sweeps.steps, math.nan)
     return TwoEnded(
         A=A,
         M=M,
         steps=sweeps.steps,
-        stage_weights=result.W,
+        stage_weights=sweeps.W.detach(),
         order=order,
         effective_depth=sweeps.L,
         weight_decay=sweeps.mu,
         activation=sweeps.activation,
-        objective=result.objective,
-        data_cost=sweeps.end.value(sweeps.A[-1]),
-        status=result.status,
-        residual=result.residual,
+        objective=value.objective,
+        data_cost=value.data_cost,
+        status=status,
+        residual=residual,
         error=math.nan,
-        defect=defects(A, M, sweeps.steps, sweeps.L, sweeps.activation) if finite else nothing,
-        products=result.products,
-        message=_message(result, sweeps),
+        defect=nothing if status is Status.DIVERGED else defects(A, M, sweeps.steps, sweeps.L, sweeps.activation),
+        products=products,
+        message=_message(sweeps, status, residual, products),
     )
 
 
-def _message(result: NewtonResult, sweeps: Sweeps) -> str:
-    advice = {
-        TwoEndedStatus.CONVERGED: "solved on this mesh",
-        TwoEndedStatus.STALLED: "no step decreases the objective any more; start from a better trained network, or "
-        "raise residual_tol if the residual is small enough for you",
-        TwoEndedStatus.BUDGET_SPENT: "more Hessian products (budget), a better trained start, or a σ of smaller "
-        "sharpness first",
-        TwoEndedStatus.DIVERGED: "the path from the start weights is not finite on this mesh; use more steps",
-    }[result.status]
-    words = (
-        f"{result.status.value} at residual {result.residual:.2g} after {result.products} Hessian products: {advice}"
-    )
+_HERE = {
+    Status.CONVERGED: "solved on this mesh",
+    Status.BUDGET_SPENT: "more Hessian products (budget), a better trained start, or a σ of smaller sharpness first",
+    Status.DIVERGED: "the path from the start weights is not finite on this mesh; use more steps",
+}
+"""Advice where that of `isthmus.status` does not fit."""
+
+
+def _message(sweeps: Sweeps, status: Status, residual: float, products: int) -> str:
+    words = f"{status.value} at residual {residual:.2g} after {products} Hessian products: "
+    words += _HERE.get(status, ADVICE[status])
     if isinstance(sweeps.activation, ReLU):
         words += (
             ". ReLU has kinks: (E9) need not hold at a minimum, and no order of accuracy is promised; "
@@ -120,7 +119,7 @@ def _message(result: NewtonResult, sweeps: Sweeps) -> str:
     return words
 
 
-def _halved(steps: Steps) -> Float[Tensor, "twice_the_steps"]:
+def _halved(steps: StepSizes) -> Float[Tensor, "twice_the_steps"]:
     return (steps / 2).repeat_interleave(2)
 
 
@@ -139,7 +138,7 @@ def solve_two_ended(
     start: Geodesic | TwoEnded | None = None,
     *,
     order: int = 2,
-    steps: int | Steps | None = None,
+    steps: int | StepSizes | None = None,
     tol: float = 1e-3,
     residual_tol: float = 1e-8,
     max_steps: int = 160,
@@ -153,7 +152,7 @@ def solve_two_ended(
     Learned end maps are held at their values.
 
     Args:
-        problem: data, end maps, L̃, μ and a smooth σ (ReLU is accepted, and spoken of in the message).
+        problem: data, end maps, L̃, μ and a smooth σ (ReLU is accepted; the message says what it costs).
         start: a trained network's geodesic, or an earlier solution; the problem's own weights by default.
         order: 1 (Euler: the Leaky ResNet itself), 2 (Heun), 4 (RK4): 1, 2 and 4 weight matrices a step.
         steps: number of equal steps of the first mesh, or the step-sizes; half the start's layers by default.
@@ -169,17 +168,16 @@ def solve_two_ended(
     Raises:
         TypeError: not a Problem; a start that is neither Geodesic nor TwoEnded.
         ValueError: an unknown order, steps that do not partition [0, 1], tolerances that are not positive or in
-            the wrong order, a start of another problem, a problem that does not lie on the CPU.
+            the wrong order, a start of another problem.
     """
     _check(problem, start, tol, residual_tol, max_steps, budget)
-    EndCost(problem)  # refuses what it cannot solve before any work is done
     start = problem.geodesic() if start is None else start
     if steps is None:
         steps = max(2, len(start.steps if isinstance(start, TwoEnded) else start.rho) // 2)
     if isinstance(steps, int):
         if steps < 1:
             raise ValueError(f"a mesh needs at least one step, got steps={steps}")
-        steps = torch.full((steps,), 1 / steps, dtype=torch.float64)
+        steps = torch.full((steps,), 1 / steps, dtype=torch.float64, device=problem.x.device)
     spent = 0
     mesh = steps.double()
     while True:
@@ -187,14 +185,14 @@ def solve_two_ended(
             problem, start, mesh, order=order, residual_tol=residual_tol, budget=max(1, budget - spent)
         )
         spent += coarse.products
-        if coarse.status in (TwoEndedStatus.DIVERGED, TwoEndedStatus.BUDGET_SPENT):
+        if coarse.status in (Status.DIVERGED, Status.BUDGET_SPENT):
             return _with(coarse, spent, math.nan, coarse.status, coarse.message)
         fine = solve_on_mesh(
             problem, coarse, _halved(mesh), order=order, residual_tol=residual_tol, budget=max(1, budget - spent)
         )
         spent += fine.products
         error = _error(coarse, fine)
-        if fine.status is not TwoEndedStatus.CONVERGED:
+        if fine.status is not Status.CONVERGED:
             return _with(fine, spent, error, fine.status, fine.message)
         if error <= tol:
             return _with(fine, spent, error, fine.status, f"{fine.message}; estimated error {error:.2g}")
@@ -206,12 +204,12 @@ def solve_two_ended(
                 f"estimated error {error:.2g} > tol {tol:g} on {len(fine.steps)} steps, and max_steps={max_steps} "
                 "allows no finer mesh: raise it, or the order"
             )
-            return _with(fine, spent, error, TwoEndedStatus.BUDGET_SPENT, words)
+            return _with(fine, spent, error, Status.BUDGET_SPENT, words)
         mesh = equidistribute(fine.steps, fine.defect, order, count) if adapt else _halved(mesh)
         start = fine
 
 
-def _with(solution: TwoEnded, products: int, error: float, status: TwoEndedStatus, message: str) -> TwoEnded:
+def _with(solution: TwoEnded, products: int, error: float, status: Status, message: str) -> TwoEnded:
     return replace(solution, products=products, error=error, status=status, message=message)
 
 

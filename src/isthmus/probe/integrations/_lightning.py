@@ -1,11 +1,24 @@
 """What the callbacks for both of Lightning's names share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from isthmus.probe.integrations.watch import SCALARS, Watch, every
+
+
+@contextmanager
+def _without_logs(module: nn.Module) -> Iterator[None]:
+    """What the module logs in its forward pass is of training, and not of this pass."""
+    for name in ("log", "log_dict"):
+        vars(module)[name] = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        for name in ("log", "log_dict"):
+            vars(module).pop(name, None)
 
 
 class LightningHooks:
@@ -16,8 +29,8 @@ class LightningHooks:
 
     Args:
         data: see `isthmus.probe.integrations.watch.Watch`.
-        every_n_epochs: probe at the end of every so many training epochs; None: never.
-        every_n_steps: probe after every so many steps of the optimiser; None: never.
+        every_n_epochs: training epochs between two probes, each at the end of an epoch; None: never.
+        every_n_steps: steps of the optimiser between two probes; None: never.
         at_start: also before training.
         model: which part of the LightningModule to probe; by default the module itself, whose ``forward`` then runs.
         columns: see `Watch`.
@@ -58,7 +71,8 @@ class LightningHooks:
         step = int(trainer.global_step)
         if step in self.watch.profiles or step in self.watch.failures:
             return  # gradients are still being accumulated, or the epoch ends on a step that was probed
-        scalars = self.watch(module if self.model is None else self.model(module), step)
+        with _without_logs(module):
+            scalars = self.watch(module if self.model is None else self.model(module), step)
         for logger in trainer.loggers if scalars else ():
             logger.log_metrics(scalars, step=step)
 

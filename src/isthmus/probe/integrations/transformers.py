@@ -30,8 +30,8 @@ class ProbeCallback(_TrainerCallback):
     Args:
         data: see `isthmus.probe.integrations.watch.Watch`; of a dict the keys that the model takes are used, without
             the labels, and an ``attention_mask`` leaves padding out.
-        every_n_epochs: probe at the end of every so many epochs; None: never.
-        every_n_steps: probe after every so many steps of the optimiser; None: never.
+        every_n_epochs: epochs between two probes, each at the end of an epoch; None: never.
+        every_n_steps: steps of the optimiser between two probes; None: never.
         at_start: also before training.
         columns: see `Watch`.
         prefix: see `Watch`.

@@ -91,7 +91,7 @@ class Watch:
         """Probe now; the scalars, empty where that failed."""
         try:
             with loader_restored(self.data):
-                profile = probe(model, self.data, **self.options)
+                profile = probe(model, in_type_of(model, self.data), **self.options)
             columns = profile.columns
         except Exception as error:
             if not self.rows:
@@ -131,6 +131,15 @@ class Watch:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what another run had seen, in place of what is here."""
         self.rows, self.failures, self.profiles = list(state["rows"]), dict(state["failures"]), {}
+
+
+def in_type_of(model: nn.Module, data: object) -> object:
+    """A tensor of floating-point data in the type of the model's weights, to which a trainer may have brought them."""
+    if not isinstance(data, torch.Tensor) or not data.is_floating_point():
+        return data
+    types = [p.dtype for p in model.parameters() if p.is_floating_point()]
+    half = types and all(t in (torch.bfloat16, torch.float16) for t in types)
+    return data.to(types[0]) if half else data
 
 
 @contextmanager

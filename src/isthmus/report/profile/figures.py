@@ -250,7 +250,7 @@ def shortened(name: str, places: int) -> str:
 
 
 def _spaced(total: int, most: int, even: bool = False) -> list[int]:
-    """At most so many of the numbers 1 to `total`, the first and last among them, evenly or by their logarithm."""
+    """At most `most` of the numbers 1 to `total`, the first and last among them, evenly or by their logarithm."""
     if total <= most:
         return list(range(1, total + 1))
     grid = [i / (most - 1) for i in range(most)]

@@ -137,6 +137,7 @@ def _doubts(data: ProfileData, narrow: Narrow | None) -> list[str]:
         )
     found += _doubts_of_the_narrowest(data, narrow)
     found += _doubts_of_arithmetic(data)
+    found += data.profile.doubts
     lost = [f"{one.name} ({one.reason})" for one in data.profile.skipped if one.chosen]
     if lost:
         found.append(f"{len(lost)} chosen but not read: {_some(lost, 3)}.")
