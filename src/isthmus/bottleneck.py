@@ -11,6 +11,7 @@ from isthmus.mechanics import MechanicsTable, mechanics, rank, spectra
 from isthmus.thresholds import (
     COI_OFF,
     COLLAPSED,
+    FITTED,
     MINUS_2H_ABOVE,
     MINUS_2H_BELOW,
     OVERFIT,
@@ -121,18 +122,13 @@ def _doubts(
     return doubts
 
 
-def _overfit(geodesic: Geodesic, test_cost: float | None) -> list[str]:
-    """A doubt where the test cost is `OVERFIT` times the training cost, or times the penalty if that is larger.
-
-    At a minimum the penalty is what the objective pays for the fit: misfits below it are not worth its while, and say
-    nothing of rows that were learned by heart.
-    """
-    train, penalty = geodesic.data_cost, geodesic.objective - geodesic.data_cost
-    if test_cost is None or not test_cost > OVERFIT * max(train, penalty):
+def _overfit(train: float, test: float | None, zero: float) -> list[str]:
+    """A doubt where the test cost is beyond `OVERFIT` times the training cost, or `FITTED` of the zero network's."""
+    if test is None or not test > OVERFIT * max(train, FITTED * zero):
         return []
     return [
-        f"the test cost is {test_cost:.3g}, the training cost {train:.3g} (penalty {penalty:.3g}): the network fits "
-        "its rows rather than the task (overfitting)"
+        f"the test cost is {test:.3g}, the training cost {train:.3g}: the network fits its rows rather than the task "
+        "(overfitting)"
     ]
 
 
@@ -141,6 +137,7 @@ def bottleneck(
     table: MechanicsTable | None = None,
     threshold: float = RANK,
     test_cost: float | None = None,
+    zero_cost: float = 0.0,
 ) -> Bottleneck:
     """Ranks, slow and fast layers, and one estimate of the bottleneck rank k*, with the reasons to distrust it.
 
@@ -152,6 +149,7 @@ def bottleneck(
         table: its mechanics, if they are at hand.
         threshold: relative to the largest singular value of each state.
         test_cost: data cost on rows that were not trained on, where there are any; far above the training's, a doubt.
+        zero_cost: data cost of a network whose outputs are 0: the scale on which a training cost is small.
 
     Raises:
         ValueError: a threshold outside (0, 1); see also `isthmus.mechanics.mechanics`.
@@ -186,7 +184,10 @@ def bottleneck(
     estimate = min(interior)
     first, last = longest_run(interior, estimate)
     plateau = (first + offset, last + offset)
-    doubts = (*_doubts(geodesic, table, estimate, plateau, threshold), *_overfit(geodesic, test_cost))
+    doubts = (
+        *_doubts(geodesic, table, estimate, plateau, threshold),
+        *_overfit(geodesic.data_cost, test_cost, zero_cost),
+    )
     residual = max(float(value) for value in table["residual"])
     A = geodesic.A[(plateau[0] + plateau[1]) // 2]
     centred = int(rank(torch.linalg.svdvals(A - A.mean(0)), RANK_ABOUT_MEAN))
@@ -213,7 +214,7 @@ def _verdict(
     if not residual <= SHAPES:
         return (
             f"No verdict: the residual is {residual:.2g}, beyond {SHAPES:g}: this is no critical point, and energies, "
-            "H and ranks show where the optimiser stopped."
+            "H and the count of directions show where the optimiser stopped."
         )
     start, end = (float(geodesic.positions[i]) for i in plateau)
     where = f"from p = {start:.2f} to {end:.2f}" if end > start else f"at p = {start:.2f}"

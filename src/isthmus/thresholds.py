@@ -41,5 +41,8 @@ TIMESCALES = 3.0
 OVERFIT = 3.0
 """A test cost this many times the training cost is a doubt: the network then fits rows rather than the teacher."""
 
+FITTED = 0.02
+"""Training costs below this part of the zero network's count as this part there: ratios of costs near 0 say nothing."""
+
 IDLE = 0.1
 """A layer of any network that changes its state by less than this part of it is called idle."""

@@ -691,17 +691,16 @@ def test_bottleneck_trusts_a_made_geodesic():
     )
     b = bottleneck(g)
     assert b.rank == 2 and b.trusted, b.doubts
-    costs = replace(g, objective=0.31, data_cost=0.01)
-    # Three times the training cost would be 0.03; three times the penalty, which it is worth, is 0.9.
-    assert bottleneck(costs, test_cost=0.89).trusted and bottleneck(costs, test_cost=None).trusted
-    overfit = bottleneck(costs, test_cost=0.91)
+    fitted = replace(g, objective=0.31, data_cost=0.01)
+    assert bottleneck(fitted, test_cost=0.029).trusted and bottleneck(fitted, test_cost=None).trusted
+    overfit = bottleneck(fitted, test_cost=0.031)
     assert not overfit.trusted and overfit.rank == 2
     assert overfit.doubts == (
-        "the test cost is 0.91, the training cost 0.01 (penalty 0.3): the network fits its rows rather than the task "
-        "(overfitting)",
+        "the test cost is 0.031, the training cost 0.01: the network fits its rows rather than the task (overfitting)",
     )
-    untold = replace(g, objective=1.5, data_cost=1.2)
-    assert bottleneck(untold, test_cost=3.5).trusted and not bottleneck(untold, test_cost=3.7).trusted
+    # Where the zero network's cost is 10, costs below 0.2 are as good as none.
+    assert bottleneck(fitted, test_cost=0.59, zero_cost=10.0).trusted
+    assert not bottleneck(fitted, test_cost=0.61, zero_cost=10.0).trusted
     assert b.plateau == (1, 9) and "rank 2" in b.verdict
     assert mechanics(g).summary()["minus_2h_over_l_median"] == pytest.approx(2.0)
 

@@ -389,7 +389,7 @@ def count_writes(monkeypatch, kill_at=None):
     return written
 
 
-WRITES = 2 + 4 + 8
+WRITES = 2 + 4 + 10
 """The configuration and the environment, four checkpoints, the products."""
 
 

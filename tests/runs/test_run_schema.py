@@ -46,6 +46,7 @@ def test_everything_has_a_meaning():
 
 def test_mechanics_page_and_terminal_take_their_columns_from_it():
     layers, states = TABLES["layers"].columns, TABLES["states"].columns
+    assert (columns.LAYERS[0].key, columns.STATES[0].key) == ("layer", "state")
     assert {**states, **layers} == COLUMNS and set(states) & set(layers) == {"p"}
     for schema, shown, printed in (
         (layers, columns.LAYERS, terminal._LAYERS),

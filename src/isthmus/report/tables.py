@@ -1,8 +1,18 @@
-"""Tables of a page as data: columns, cells, and the rows to mark."""
+"""Key numbers and tables of a page as data: columns, cells, and the rows to mark."""
 
 from dataclasses import dataclass
 
 from isthmus.report.style import web
+
+
+@dataclass(frozen=True)
+class Card:
+    """A key number, its unit or range, and what it means in a line."""
+
+    label: str
+    value: str
+    detail: str
+    meaning: str
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
     threshold = config.analysis.rank_threshold
     table = mechanics(geodesic, gamma0=config.analysis.gamma0, rank_threshold=threshold)
     scores = _scores(problem, geodesic)
-    reading = bottleneck(geodesic, table, threshold, scores["test_cost"])
+    nothing = torch.zeros(problem.model.out_features, len(problem.x), dtype=torch.float64, device=problem.x.device)
+    zero_cost = float(problem.loss.evaluate(nothing, problem.y)[0])
+    reading = bottleneck(geodesic, table, threshold, scores["test_cost"], zero_cost)
     tables: dict[str, Mapping[str, Any]] = {
         "layers": table.layers,
         "states": table.states,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from isthmus.report._numbers import finite, show
 from isthmus.report.profile.data import STATES, Layer, ProfileData
-from isthmus.report.run.words import Card
+from isthmus.report.tables import Card
 from isthmus.thresholds import IDLE
 
 COST, RATIO = "coi_stable", "participation_ratio_centred"

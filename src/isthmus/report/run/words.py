@@ -6,6 +6,7 @@ from typing import Literal
 
 from isthmus._support import command
 from isthmus.report._numbers import MISSING, finite, number, show, span
+from isthmus.report.tables import Card
 from isthmus.runs.advice import further
 from isthmus.runs.reader import RunData
 from isthmus.status import Status
@@ -36,22 +37,18 @@ class Verdict:
     trusted: bool
 
 
-@dataclass(frozen=True)
-class Card:
-    """A key number, its unit or range, and what it means in a line."""
-
-    label: str
-    value: str
-    detail: str
-    meaning: str
-
-
 def level(run: RunData) -> Level:
     """How near to a critical point the run ended, by its largest residual: digits, shapes, or neither can be read."""
     residual = run.value("residual_max")
     if residual is None:
         return "unknown"
     return "good" if residual <= DIGITS else "near" if residual <= SHAPES else "bad"
+
+
+def estimate(run: RunData) -> int | None:
+    """The rank estimate; None where there is none, or no verdict by the residual."""
+    found = run.value("rank_estimate")
+    return None if found is None or level(run) == "bad" else int(found)
 
 
 def certificate(run: RunData) -> Certificate:
@@ -73,7 +70,7 @@ def certificate(run: RunData) -> Certificate:
         "bad": (
             "Not a critical point",
             "These energies show optimisation error, not physics: in at least one layer the weights are "
-            "far from those that their own momenta ask for (E9). Spectra and ranks describe this network all the same.",
+            "far from those that their own momenta ask for (E9). Spectra describe this network all the same.",
         ),
         "unknown": (
             "No certificate",
@@ -119,13 +116,13 @@ def momenta_caveat(run: RunData) -> str:
 
 def verdict(run: RunData) -> Verdict:
     """The verdict of summary.json with its doubts; made from the numbers where the sentence is missing."""
-    estimate = run.value("rank_estimate")
+    count = run.value("rank_estimate")
     doubts_given = run.summary.get("doubts")
     doubts = tuple(str(doubt) for doubt in doubts_given) if isinstance(doubts_given, list) else ()
     trusted = run.summary.get("trusted") is True
     text = str(run.summary.get("verdict") or "")
     if not text:
-        text = "No estimate of the bottleneck rank." if estimate is None else f"Rank estimate: {show(int(estimate))}."
+        text = "No estimate of the bottleneck rank." if count is None else f"Rank estimate: {show(int(count))}."
     if level(run) == "bad" and not text.startswith("No "):  # said by an earlier version
         text = f"No verdict: the residual is {show(run.value('residual_max'), 2)}, beyond {show(SHAPES)}."
     if trusted and level(run) in ("bad", "unknown"):
@@ -168,16 +165,16 @@ def _estimate_cards(run: RunData) -> list[Card]:
         at = f"at p = {show(run.state('p')[state], 3)} (A_{run.state('state')[state]})"
         least = f"{at}; {least}" if least else at
     path = finite(run.column("path_length"))
-    estimate = value("rank_estimate")
+    count = value("rank_estimate")
     doubt = "" if verdict(run).trusted else "not to be trusted: see the doubts"
-    if level(run) == "bad" and estimate is not None:
-        doubt = f"no verdict; a count of {int(estimate)} is not to be trusted"
+    if count is not None and estimate(run) is None:
+        doubt = f"no verdict; a count of {int(count)} is not to be trusted"
     zero = value("effective_depth") == 0
     hamiltonian = "Not defined at L̃ = 0." if zero else "Estimates k* from below (E11); constant along p on a geodesic."
     return [
         Card(
             "Rank estimate k*",
-            show(None if estimate is None or level(run) == "bad" else int(estimate)),
+            show(estimate(run)),
             doubt,
             "Dimension of the slow stretch.",
         ),

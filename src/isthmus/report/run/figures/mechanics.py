@@ -5,6 +5,7 @@ from typing import Any
 
 from isthmus.columns import STATES
 from isthmus.report._numbers import finite, show
+from isthmus.report.run.words import estimate
 from isthmus.report.spec import Figure, Panel, Series, slow_bands
 from isthmus.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 from isthmus.runs.reader import RunData
@@ -62,8 +63,8 @@ def rank_figure(run: RunData) -> Figure:
     panels, notes = [], []
     for suffix, title in (("_stable", "stable norms (E7)"), ("", "exact norms (pseudo-inverse of {K})")):
         coi = _along(run, "coi" + suffix, "cost of identity {COI}", BLUE, "solid", 2.2)
-        estimate = _along(run, "minus_2h_over_l" + suffix, "{rank}", VERMILION, "solid", 2.2)
-        view, note = _near_the_rank(coi, estimate)
+        lower = _along(run, "minus_2h_over_l" + suffix, "{rank}", VERMILION, "solid", 2.2)
+        view, note = _near_the_rank(coi, lower)
         if note:
             notes.append(f"{'Stable' if suffix else 'Exact'} norms: {note}")
         panels.append(
@@ -71,7 +72,7 @@ def rank_figure(run: RunData) -> Figure:
                 title,
                 MIDPOINTS,
                 "dimensions",
-                (coi, estimate, *rank_line(run)),
+                (coi, lower, *rank_line(run)),
                 view=view,
                 bands=bands(run),
                 band_label="slow layers",
@@ -92,10 +93,8 @@ def rank_figure(run: RunData) -> Figure:
 
 def rank_line(run: RunData) -> tuple[Series, ...]:
     """The rank estimate as a dashed line, where there is one."""
-    rank = run.value("rank_estimate")
-    return (
-        () if rank is None else (Series([0, 1], [rank, rank], f"rank estimate {show(int(rank))}", GREY, "dash", 1.6),)
-    )
+    rank = estimate(run)
+    return () if rank is None else (Series([0, 1], [rank, rank], f"rank estimate {show(rank)}", GREY, "dash", 1.6),)
 
 
 def ranks_figure(run: RunData) -> Figure:

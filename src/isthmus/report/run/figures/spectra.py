@@ -3,6 +3,7 @@
 import polars as pl
 
 from isthmus.report._numbers import finite, number, show
+from isthmus.report.run.words import estimate
 from isthmus.report.spec import Figure, Panel, Series, Value, joined
 from isthmus.report.style import BLUE, INK, PALE, VERMILION
 from isthmus.runs.reader import RunData
@@ -17,11 +18,11 @@ def spectra_figure(run: RunData) -> Figure | None:
     if run.spectra is None or run.spectra.height == 0:
         return None
     threshold = run.value("rank_threshold") or RANK
-    rank = run.value("rank_estimate")
+    rank = estimate(run)
     panels, notes = [], []
     for kind, symbol, colour in (("A", "{A}", BLUE), ("W", "{W}", VERMILION)):
         table = run.spectra.filter(pl.col("kind") == kind).sort("index", "p", "layer")
-        panel, hidden = _panel(table, symbol, colour, threshold, None if rank is None else int(rank))
+        panel, hidden = _panel(table, symbol, colour, threshold, rank)
         panels.append(panel)
         if hidden:
             notes.append(f"{hidden} singular values of {kind} below {show(FLOOR)} of the largest are not drawn.")
