@@ -50,6 +50,21 @@ def test_with_all_directions_it_inverts_the_gauss_newton_hessian(ends, loss, act
     torch.testing.assert_close(metric.apply(v), torch.linalg.solve(matrix, v), rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize(("limit", "share"), [(None, 0.3), (9, 0.0), (12, 0.5)])
+@pytest.mark.parametrize("ends", ["fixed", "learned"])
+def test_a_jacobian_that_is_held_is_that_of_the_sweeps(ends, limit, share, monkeypatch):
+    problem = make(ends)
+    held = DualPreconditioner(problem, limit=limit, share=share, dtype=torch.float64)
+    swept = DualPreconditioner(problem, limit=limit, share=share, dtype=torch.float64)
+    held.refresh()
+    monkeypatch.setattr("isthmus.curvature.dual._DENSE", 0)
+    swept.refresh()
+    assert held._dense is not None and swept._dense is None
+    v, excess = torch.randn(held._dense.shape[1], dtype=torch.float64), torch.randn(3, 7, dtype=torch.float64)
+    torch.testing.assert_close(held.apply(v), swept.apply(v), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(held.restoration(excess), swept.restoration(excess), rtol=1e-9, atol=1e-11)
+
+
 def test_it_stays_what_it_was_when_the_weights_move():
     problem = make()
     metric = DualPreconditioner(problem, dtype=torch.float64)

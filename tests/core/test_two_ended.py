@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from reference import equal, make_problem, slow_derivatives
 
 from isthmus.activations import Identity, ReLU, SmoothReLU
 from isthmus.curvature import DualPreconditioner
@@ -21,25 +22,8 @@ from isthmus.two_ended.sweeps import Sweeps
 F64 = torch.float64
 
 
-def equal(count):
-    return torch.full((count,), 1 / count, dtype=F64)
-
-
-def problem(activation=None, L_tilde=2.0, depth=8, mu=0.05, classes=False, ends="fixed", width=5, samples=12, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(samples, 3, dtype=F64, generator=generator)
-    y = torch.tanh(x @ torch.randn(3, 2, dtype=F64, generator=generator))
-    net = LeakyResNet(
-        3,
-        2,
-        width=width,
-        depth=depth,
-        effective_depth=L_tilde,
-        activation=activation or SmoothReLU(sharpness=2.0),
-        ends=ends,
-        dtype=F64,
-    )
-    return Problem(net, x, y.argmax(1) if classes else y, loss="cross_entropy" if classes else "mse", mu=mu)
+def problem(activation=None, classes=False, **options):
+    return make_problem(activation, "cross_entropy" if classes else "mse", **options)
 
 
 def sweeps_of(p, order, steps):
@@ -58,29 +42,6 @@ def random_weights(sweeps):
     generator = torch.Generator().manual_seed(3)
     count, w, _ = sweeps.X.shape
     return torch.randn(count, w, w + sweeps.activation.extra, dtype=F64, generator=generator)
-
-
-def slow_objective(p, order, steps, W):
-    """The discrete objective by plain differentiable operations, batch-first, written from the tableau."""
-    scheme, model = scheme_of_order(order), p.model
-    A, penalty = p.x @ model.in_map.T, 0.0
-    for n, h in enumerate(steps):
-        F = []
-        for i in range(scheme.stages):
-            X = A
-            for j in range(i):
-                X = X + h * scheme.a[i][j] * F[j]
-            weight = W[n * scheme.stages + i]
-            F.append(model.activation.features(X) @ weight.T - model.effective_depth * X)
-            penalty = penalty + h * scheme.b[i] * weight.square().sum()
-        for b, f in zip(scheme.b, F, strict=True):
-            A = A + h * b * f
-    out = A @ model.out_map.T
-    if p.loss.classes:
-        cost = torch.nn.functional.cross_entropy(out, p.y)
-    else:
-        cost = (out - p.y).square().sum() / len(p.x)
-    return cost + 0.5 * p.mu * penalty
 
 
 # --- schemes and sweeps -----------------------------------------------------------------------------------------
@@ -120,13 +81,10 @@ def test_value_gradient_and_hessian_product_equal_autograd(order, classes, activ
     sweeps = sweeps_of(p, order, steps)
     W = random_weights(sweeps)
     direction = torch.randn(W.shape, dtype=F64)
-    leaf = W.clone().requires_grad_(True)
-    value = slow_objective(p, order, steps.tolist(), leaf)
-    (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
-    (product,) = torch.autograd.grad((gradient * direction).sum(), leaf)
+    value, gradient, product = slow_derivatives(p, W, steps.tolist(), order, direction)
     found, fused, hessian = at(sweeps, W)
-    assert found == pytest.approx(float(value.detach()), rel=1e-12)
-    torch.testing.assert_close(fused, gradient.detach(), rtol=1e-9, atol=1e-12)
+    assert found == pytest.approx(value, rel=1e-12)
+    torch.testing.assert_close(fused, gradient, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(hessian.product([direction])[0], product, rtol=1e-9, atol=1e-12)
 
 
@@ -268,17 +226,31 @@ def test_the_estimated_error_is_the_error(smooth):
     assert 0.8 < s.error / true < 1.25, (s.error, true)
 
 
-def test_a_trained_network_is_a_warm_start(smooth):
-    """Fewer products than from the untrained network, to the same solution."""
-    p, _ = smooth
-    cold = solve_on_mesh(p, None, equal(6), order=2, residual_tol=1e-9)
-    trained = problem()
-    optimiser = LBFGS(pairs=40, preconditioned=False).start(trained)
-    for _ in range(200):
-        optimiser.step(trained.evaluate, 0.0)
-    warm = solve_on_mesh(trained, trained.geodesic(), equal(6), order=2, residual_tol=1e-9)
-    assert warm.objective == pytest.approx(cold.objective, rel=1e-9)
-    assert warm.products < 0.6 * cold.products, (warm.products, cold.products)
+def test_a_trained_network_is_a_warm_start():
+    """Fewer products than from the untrained network, to the same solution.
+
+    Summed over seeds, and counted down to 1e-3: the trained network of 8 layers starts 6 steps of Heun's scheme at a
+    residual of 0.1 to 1.4, and what it saves it saves before Newton's method converges fast. From there on the number
+    of products is that of any start, and of where the last step happens to land.
+    """
+    warm, cold = 0, 0
+    for seed in (1, 2, 3, 4):
+        p, trained = problem(seed=seed), problem(seed=seed)
+        optimiser = LBFGS(pairs=40, preconditioned=False).start(trained)
+        for _ in range(200):
+            optimiser.step(trained.evaluate, 0.0)
+        g = trained.geodesic()
+        cold += solve_on_mesh(p, None, equal(6), order=2, residual_tol=1e-3).products
+        warm += solve_on_mesh(trained, g, equal(6), order=2, residual_tol=1e-3).products
+        ends = [solve_on_mesh(p, start, equal(6), order=2, residual_tol=1e-9).objective for start in (None, g)]
+        assert ends[0] == pytest.approx(ends[1], rel=1e-9)
+    assert warm < 0.6 * cold, (warm, cold)
+
+
+def test_a_solve_stops_at_its_tolerance():
+    """The last step is solved as accurately as the tolerance needs, not to the rounding."""
+    s = solve_on_mesh(problem(), None, equal(6), order=2, residual_tol=1e-9)
+    assert s.status is Status.CONVERGED and 1e-12 < s.residual <= 1e-9
 
 
 def test_learned_ends_are_held():

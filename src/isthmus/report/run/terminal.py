@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from isthmus.report._numbers import MISSING, show
-from isthmus.report.run.words import Certificate, Verdict, certificate, status_line, verdict
+from isthmus.report.run.words import Headline, Verdict, certificate, status_line, verdict
 from isthmus.report.run.words import cards as key_numbers
 from isthmus.report.text import aligned, ascii_only, grid, length, pad
 from isthmus.runs.reader import RunData
@@ -135,7 +135,7 @@ def _summary(run: RunData) -> list[tuple[str, str, str]]:
     return [(card.label, card.value, card.detail) for card in key_numbers(run)]
 
 
-def _certificate_line(proof: Certificate) -> str:
+def _certificate_line(proof: Headline) -> str:
     """Residual and meaning in a line."""
     line = f"{proof.headline.lower()} (residual: largest {proof.residual_max}, median {proof.residual_median})"
     return line + ("; these energies show optimisation error, not physics" if proof.level == "bad" else "")

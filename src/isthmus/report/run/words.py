@@ -16,7 +16,7 @@ Level = Literal["good", "near", "bad", "unknown"]
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Headline:
     """What the stationarity residual allows one to say."""
 
     level: Level
@@ -51,7 +51,7 @@ def estimate(run: RunData) -> int | None:
     return None if found is None or level(run) == "bad" else int(found)
 
 
-def certificate(run: RunData) -> Certificate:
+def certificate(run: RunData) -> Headline:
     """The stationarity residual and its meaning."""
     which = level(run)
     residual = run.value("residual_max")
@@ -80,7 +80,7 @@ def certificate(run: RunData) -> Certificate:
     }[which]
     median = run.value("residual_median")
     advice = _advice(run) if which == "bad" else ""
-    return Certificate(which, headline, meaning, show(residual, 3), show(median, 3), advice)
+    return Headline(which, headline, meaning, show(residual, 3), show(median, 3), advice)
 
 
 def _advice(run: RunData) -> str:
