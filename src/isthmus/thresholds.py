@@ -1,4 +1,4 @@
-"""Every number at which the program changes its words, with the reason for it. One table: no two rooms differ."""
+"""The numbers at which the program changes its words about a run, each with its reason: no two rooms differ."""
 
 CRITICAL = 1e-4
 """Largest stationarity residual (E9) of a critical point. Where the gradient is this part of the weights, energies, H

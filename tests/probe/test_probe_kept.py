@@ -157,8 +157,8 @@ class Looks(nn.Module):
 
 
 def test_a_network_that_is_another_with_hooks_is_doubted_also_in_words(tmp_path):
-    from isthmus.report.profile_data import ProfileData
-    from isthmus.report.profile_words import account
+    from isthmus.report.profile.data import ProfileData
+    from isthmus.report.profile.words import account
 
     profile = probe(Looks("hooks"), torch.randn(20, 4))
     assert "is not, bit for bit, the one without" in profile.doubts[0]
