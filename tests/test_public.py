@@ -1,7 +1,9 @@
 """The public surface: what `from isthmus import …` gives, in whatever order rooms were imported."""
 
+import copy
 import importlib
 import inspect
+import pickle
 import subprocess
 import sys
 
@@ -47,3 +49,14 @@ def test_the_two_line_import_works():
 
 def test_import_isthmus_loads_no_torch():
     subprocess.run([sys.executable, "-c", "import isthmus, sys; assert 'torch' not in sys.modules"], check=True)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_room_is_pickled_by_name(name):
+    room = importlib.import_module(f"isthmus.{name}")
+    assert pickle.loads(pickle.dumps(room)) is room and copy.deepcopy(room) is room
+
+
+def test_python_m_isthmus_is_the_command_line():
+    ran = subprocess.run([sys.executable, "-m", "isthmus", "--help"], check=True, capture_output=True, text=True)
+    assert "train" in ran.stdout

@@ -6,6 +6,7 @@ in ``isthmus`` would be there or not by the order of imports. A module that can 
 
 import inspect
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +20,9 @@ class _Callable(ModuleType):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._verb(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return import_module, (self.__name__,)  # pickled and copied as what it is, by name
 
     @property
     def __signature__(self) -> inspect.Signature:

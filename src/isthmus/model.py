@@ -107,7 +107,10 @@ class LeakyResNet(nn.Module):
             if not isinstance(value, int):
                 raise TypeError(f"{name} must be a whole number (int), got {value!r}")
         if activation is not None and not isinstance(activation, Activation):
-            raise TypeError(f"activation must be an object such as ReLU() or SmoothReLU(), got {activation!r}")
+            raise TypeError(
+                "activation must be one of isthmus's own, such as isthmus.ReLU() or isthmus.SmoothReLU(), got "
+                f"{type(activation).__module__}.{type(activation).__name__}: {activation!r}"
+            )
         if rho is not None and not isinstance(rho, Tensor):
             raise TypeError(f"rho must be a torch.Tensor (layers,), got {type(rho).__name__}")
         for name, value in (
@@ -185,6 +188,8 @@ class LeakyResNet(nn.Module):
         return self._states(x, keep=False)[-1] @ self.out_map.T
 
     def _states(self, x: Tensor, keep: bool = True) -> list[Rows]:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"inputs must be a torch.Tensor, got {type(x).__name__}: use torch.as_tensor")
         if x.ndim != 2 or x.shape[1] != self.in_features:
             raise ValueError(
                 f"inputs must be (samples, {self.in_features}), got {tuple(x.shape)}; flatten images first"

@@ -90,8 +90,8 @@ def test_misuse_is_named(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activation": "relu"}, r"activation must be an object such as ReLU\(\)"),
-        ({"activation": Identity}, r"activation must be an object such as ReLU\(\)"),
+        ({"activation": "relu"}, r"activation must be one of isthmus.s own, such as isthmus\.ReLU\(\)"),
+        ({"activation": Identity}, r"activation must be one of isthmus.s own, such as isthmus\.ReLU\(\)"),
         ({"rho": [0.5, 0.5]}, "rho must be a torch.Tensor"),
         ({"depth": 4.0}, "depth must be a whole number"),
         ({"width": "a"}, "width must be a whole number"),

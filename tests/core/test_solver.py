@@ -768,3 +768,57 @@ def test_a_run_resumed_while_it_settles_leaves_the_same_bits(stop, tmp_path):
     rest.run()
     assert torch.equal(rest.problem.model.weight, whole.problem.model.weight)
     assert rest.history[-1]["kept_step"] == whole.history[-1]["kept_step"] is not None
+
+
+# --- more stages, and a state that is taken twice -----------------------------------------------------------------
+
+
+def test_stages_added_to_a_run_that_met_its_tolerance_are_made_in_full():
+    first = Trainer(problem(), (Stage(Adam(), 200, 0.05),), tolerance=3.0, log_every=10)
+    first.run()
+    assert first.done and first.step_count < 200
+    more = Trainer(problem(), (Stage(Adam(), 200, 0.05), Stage(SGD(), 7, 0.01)), log_every=10)
+    more.load_state_dict(first.state_dict())
+    more.run()
+    assert more.step_count == first.step_count + 7
+
+
+def test_a_resumed_run_that_diverges_goes_back_as_far_as_one_that_was_not_interrupted():
+    stages = (Stage(SGD(), 100, 1e3, cosine=False),)
+    whole, part, rest = (Trainer(problem(), stages, log_every=50) for _ in range(3))
+    assert whole.run().status is Status.DIVERGED
+    part.run(should_stop=lambda: part.step_count == 1)
+    rest.load_state_dict(copy.deepcopy(part.state_dict()))
+    assert rest.run().status is Status.DIVERGED
+    assert torch.equal(rest.problem.model.weight, whole.problem.model.weight)
+
+
+@pytest.mark.parametrize("optimiser", [Adam(), Muon(), LBFGS(pairs=5), Settle()], ids=lambda settings: settings.name)
+def test_a_state_may_be_taken_twice(optimiser):
+    stages = (Stage(optimiser, 12, 0.05),)
+    part = Trainer(problem(ends="learned"), stages)
+    part.run(should_stop=lambda: part.step_count == 5)
+    state = copy.deepcopy(part.state_dict())
+    ends = []
+    for _ in range(2):
+        rest = Trainer(problem(ends="learned"), stages)
+        rest.load_state_dict(state)
+        rest.run()
+        ends.append(rest.problem.model.weight.detach().clone())
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: LBFGS(pairs=2.5), TypeError, r"LBFGS: pairs must be a whole number \(int\), got 2.5"),
+        (lambda: LBFGS(refresh_every=True), TypeError, "LBFGS: refresh_every must be a whole number"),
+        (lambda: LBFGS(decrease=2.0), ValueError, "0 < decrease < curvature < 1"),
+        (lambda: Muon(momentum=1.5), ValueError, r"Muon: momentum must lie in \[0, 1\), got 1.5"),
+        (lambda: Muon(momentum=float("nan")), ValueError, "momentum must lie in"),
+        (lambda: Settle(probes=2.5), TypeError, "Settle: probes must be a whole number"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(make, error, message, without_shape_checks):
+    with pytest.raises(error, match=message):
+        make()

@@ -451,3 +451,11 @@ def test_sweeps_in_float32_are_those_in_float64_rounded(order):
     product = hessian.product([V])[0]
     for other in (rougher.product([V])[0], rough.product([V.float()])[0].double()):
         torch.testing.assert_close(other, product, rtol=1e-4, atol=1e-5 * float(product.abs().max()))
+
+
+def test_eulers_scheme_on_the_networks_own_mesh_starts_at_the_network():
+    p = problem()
+    found = solve_on_mesh(p, None, p.model.rho, order=1, residual_tol=1e-9)
+    p.model.weight.data.copy_(found.stage_weights)
+    again = solve_on_mesh(p, p.geodesic(), p.model.rho, order=1, residual_tol=1e-8)
+    assert again.products == 0 and again.objective == pytest.approx(found.objective, rel=1e-12)

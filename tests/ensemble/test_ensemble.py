@@ -204,6 +204,20 @@ def test_an_ensemble_resumes_to_the_same_bits(stop, tmp_path):
     assert rest.histories == whole.histories and rest.step_count == whole.step_count
 
 
+def test_a_state_may_be_taken_twice():
+    stages = (Stage(Adam(), 9, 0.05), Stage(Muon(), 9, 0.05))
+    part = EnsembleTrainer(EnsembleProblem(members()), stages, log_every=2)
+    part.run(should_stop=lambda: part.step_count == 5)
+    state, ends = copy.deepcopy(part.state_dict()), []
+    for _ in range(2):
+        problems = members()
+        rest = EnsembleTrainer(EnsembleProblem(problems), stages, log_every=2)
+        rest.load_state_dict(state)
+        rest.run()
+        ends.append(torch.stack([p.model.weight.detach() for p in problems]))
+    assert torch.equal(*ends)
+
+
 def test_a_state_of_another_ensemble_is_refused():
     state = EnsembleTrainer(EnsembleProblem([member(0)]), (Stage(SGD(), 2, 0.1),)).state_dict()
     with pytest.raises(ValueError, match="the state is of 1 members, this trainer has 2 of 2: make it anew"):

@@ -64,6 +64,13 @@ def test_an_extension_that_is_interrupted_goes_on_without_naming_it_again(steps,
     assert same_bits(execute(stored, folder, resume=True).model, whole.model)
 
 
+def test_a_run_that_met_its_tolerance_is_not_extended_in_vain(steps, tmp_path):
+    config = steps.merge({"train.tolerance": 1e9})
+    assert execute(config, tmp_path / "run").step < 12
+    with pytest.raises(StateError, match=r"its tolerance, 1e\+09: an extension would stop at once: .*--init-from"):
+        execute(extended(config, 5), tmp_path / "run", resume=True)
+
+
 def test_a_kill_just_after_the_extension_was_written_loses_nothing(steps, tmp_path, same_bits):
     whole = execute(extended(steps, 8), tmp_path / "whole")
     folder = tmp_path / "run"

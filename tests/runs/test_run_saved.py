@@ -254,3 +254,22 @@ def test_the_digest_knows_types_and_shapes(tmp_path):
         path.write_bytes(sound.replace(old, new))
         with pytest.raises(StateError, match="do not match its digest"):
             load_state(path, "model")
+
+
+def test_another_runs_network_of_an_earlier_step_is_no_stale_one(short, run, tmp_path):
+    """Its step is no excuse: configuration and data say whose it is."""
+    other = execute(short.merge({"train.steps": 3, "model.effective_depth": 1.0}), tmp_path / "other")
+    shutil.copy(other.folder / MODEL, run / MODEL)
+    with pytest.raises(StateError, match=r"not of one network: their configurations differ in .*effective_depth"):
+        read_saved(run)
+    (run / CHECKPOINT).unlink()
+    with pytest.raises(StateError, match=r"is not of the run in .*: their configurations differ in"):
+        read_saved(run)
+
+
+def test_step_sizes_of_a_float32_run_add_up_to_one_in_float64(short, tmp_path):
+    config = short.merge({"train.dtype": "float32", "model.depth": 7})
+    narrow = execute(config, tmp_path / "narrow")
+    assert abs(float(load_run_problem(narrow.folder).model.rho.sum()) - 1) < 1e-15
+    wide = config.merge({"train.dtype": "float64", "model.init_from": str(narrow.folder)})
+    assert torch.equal(execute(wide, tmp_path / "wide").model.rho, torch.full((7,), 1 / 7, dtype=torch.float64))

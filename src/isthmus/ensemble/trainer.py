@@ -187,6 +187,7 @@ class EnsembleTrainer:
             rows[member] |= {"rate": rate, "kept_step": self._kept.get(member)}
             self.histories[member].append(rows[member])
             if self.tolerance is not None and values[3] <= self.tolerance and running:
+                rows[member] |= {"stage": "done", "rate": None}
                 self._converged(position, values[3])
             else:
                 stay.append(position)

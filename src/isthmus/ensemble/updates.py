@@ -79,7 +79,8 @@ class AdamUpdate(Update):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take such a memory back."""
-        self.count, self.first, self.second = state["count"], list(state["first"]), list(state["second"])
+        self.count = state["count"]
+        self.first, self.second = ([m.clone() for m in state[name]] for name in ("first", "second"))
 
 
 class MuonUpdate(Update):
@@ -120,7 +121,7 @@ class MuonUpdate(Update):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take such a memory back."""
-        self.buffer = state["buffer"]
+        self.buffer = state["buffer"].clone()
         self.ends.load_state_dict(state["ends"])
 
 

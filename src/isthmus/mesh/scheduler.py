@@ -66,6 +66,10 @@ class MeshScheduler:
         """Whether further calls change nothing."""
         return not self.rule.adapts or (self.freeze_after is not None and self.calls >= self.freeze_after)
 
+    def freeze(self) -> None:
+        """Change nothing from now on."""
+        self.freeze_after = self.calls if self.freeze_after is None else min(self.calls, self.freeze_after)
+
     @torch.no_grad()
     def step(self, path: Float[Tensor, "layers_plus_1 rows columns"] | None = None) -> bool:
         """Count one call, and move ρ when it is time.

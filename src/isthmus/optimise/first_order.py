@@ -1,5 +1,6 @@
 """Adam and gradient descent from `torch.optim`: the two halves of the paper's recipe."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ class FirstOrderRun(Run):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take such a state back."""
-        self.optimiser.load_state_dict(state)
+        self.optimiser.load_state_dict(copy.deepcopy(state))  # torch keeps the tensors it is given
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ class LBFGS(Optimiser):
         evaluations: the most in one line search: 25 bisections leave 3e-8 of the interval, float32's resolution.
 
     Raises:
-        ValueError: counts below 1, or numbers that are not positive.
+        TypeError: counts that are no whole numbers.
+        ValueError: numbers that are not positive, or conditions that no step can meet.
     """
 
     name = "lbfgs"
@@ -50,7 +51,13 @@ class LBFGS(Optimiser):
     evaluations: int = 25
 
     def __post_init__(self) -> None:
-        self._check_positive("pairs", "damping", "sweeps", "refresh_every", "decrease", "curvature", "evaluations")
+        counts = ("pairs", "sweeps", "refresh_every", "evaluations")
+        self._check_positive("damping", "decrease", "curvature", counts=counts)
+        if not self.decrease < self.curvature < 1:
+            raise ValueError(
+                f"LBFGS: 0 < decrease < curvature < 1 is what a line search can meet, got {self.decrease} and "
+                f"{self.curvature}"
+            )
 
     def start(self, problem: Problem, tolerance: float = 0.0) -> "LBFGSRun":
         """Begin, with no pairs."""

@@ -4,6 +4,7 @@
 20 layers of 100 × 101 (docs/notes/solver.md). The test compares the two.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,10 @@ class Muon(Optimiser):
     rises = "objective"
     momentum: float = 0.95
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"Muon: momentum must lie in [0, 1), got {self.momentum}")
+
     def start(self, problem: Problem, tolerance: float = 0.0) -> Run:
         """Begin, with no momentum."""
         return MuonRun(problem, self.momentum)
@@ -83,4 +88,4 @@ class MuonRun(Run):
         """Take such a state back."""
         self.buffer.copy_(state["buffer"])
         if self.adam is not None:
-            self.adam.load_state_dict(state["adam"])
+            self.adam.load_state_dict(copy.deepcopy(state["adam"]))  # torch keeps the tensors it is given

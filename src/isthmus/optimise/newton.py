@@ -56,7 +56,9 @@ class Newton(Optimiser):
     preconditioner: Callable[[Target], Preconditioner] = DualPreconditioner
 
     def __post_init__(self) -> None:
-        self._check_positive("refresh_every", "limit")
+        self._check_positive(counts=("refresh_every", "limit"))
+        if not isinstance(self.corrections, int):
+            raise TypeError(f"Newton: corrections must be a whole number (int), got {self.corrections!r}")
         if self.corrections < 0:
             raise ValueError(f"Newton: corrections must not be negative, got {self.corrections}")
 

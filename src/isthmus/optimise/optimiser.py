@@ -66,7 +66,11 @@ class Optimiser(ABC):
         """What a stage's rate is a multiple of."""
         return 1.0
 
-    def _check_positive(self, *names: str) -> None:
-        for name in names:
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{type(self).__name__}: {name} must be positive, got {getattr(self, name)}")
+    def _check_positive(self, *names: str, counts: tuple[str, ...] = ()) -> None:
+        for name in (*names, *counts):
+            value, kind = getattr(self, name), int if name in counts else int | float
+            if isinstance(value, bool) or not isinstance(value, kind):
+                wanted = "a whole number (int)" if name in counts else "a number"
+                raise TypeError(f"{type(self).__name__}: {name} must be {wanted}, got {value!r}")
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{type(self).__name__}: {name} must be positive, got {value}")

@@ -39,7 +39,7 @@ class Settle(Optimiser):
     probes: int = 15
 
     def __post_init__(self) -> None:
-        self._check_positive("fraction", "probes")
+        self._check_positive("fraction", counts=("probes",))
 
     def start(self, problem: Problem, tolerance: float = 0.0) -> "SettleRun":
         """Begin at rest."""

@@ -299,7 +299,7 @@ class Profile(Mapping[str, list[Any]]):
 SHOWN = {
     "rows": "rows",
     "width": "width",
-    "coi": "COI",
+    "coi": "exact COI",
     "coi_stable": "stable COI",
     "stable_rank": "stable rk",
     "participation_ratio": "part.ratio",

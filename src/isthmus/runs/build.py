@@ -224,8 +224,12 @@ def _start_from(origin: Saved, config: RunConfig, model: "LeakyResNet", schedule
         raise ConfigError(problems, "the configuration to start with", advice)
     if config.mesh != origin.config.mesh:
         weights["weight"] = interpolate_weights(weights["weight"], weights["rho"], model.rho.to(weights["weight"]))
-        weights["rho"] = model.rho.detach().clone()
+    if config.mesh.kind != "adaptive" or config.mesh != origin.config.mesh:
+        weights["rho"] = model.rho.detach().clone()  # of the rule itself: float32 would round them
+    narrow = weights["rho"].dtype != model.rho.dtype
     model.load_state_dict(weights)
+    if narrow:  # as float32 has them, they add up to 1 to 1e-8 only
+        model.rho.div_(model.rho.sum())
     if scheduler is not None:
         scheduler.load_state_dict({"calls": 0, "rho": model.rho.detach().clone(), "updates": 0})
 
@@ -276,6 +280,8 @@ def restore_problem(saved: Saved) -> "Problem":
             raise StateError(f"{text}; put them back")
         warnings.warn(f"{text} to the last bit: changed, or rounded otherwise on another machine", stacklevel=3)
     model = restore_model(saved).double()
+    if saved.weights["rho"].dtype != model.rho.dtype:
+        model.rho.div_(model.rho.sum())
     return Problem(model, task.x_train, task.y_train, loss=task.loss, mu=saved.config.train.mu)
 
 

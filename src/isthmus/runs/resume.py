@@ -67,8 +67,15 @@ def load(place: RunFolder, config: RunConfig, built: Built) -> dict[str, Any] | 
         )
     if extended and result is not None and result["status"] == Status.DIVERGED:
         raise _not_resumable(place, f"the run in {place.path} diverged, so that it cannot be extended")
+    rows, tolerance = state["trainer"]["history"], config.train.tolerance
+    if extended and result is not None and rows and 0 < tolerance >= (rows[-1].get("residual_max") or tolerance):
+        raise _not_resumable(
+            place,
+            f"the run in {place.path} reached its tolerance, {tolerance:g}: an extension would stop at once",
+        )
     try:
-        built.trainer.load_state_dict({"kept_step": None, **state["trainer"]})  # version 1 kept no earlier step
+        # version 1 kept neither an earlier step nor the newest row's network
+        built.trainer.load_state_dict({"kept_step": None, "good": None, **state["trainer"]})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise misfit(path, f"{type(error).__name__}: {error}") from error
     return None if result is None or extended else dict(result)

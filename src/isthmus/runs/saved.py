@@ -11,7 +11,7 @@ import torch
 from isthmus._support import command
 from isthmus.runs.config import RunConfig
 from isthmus.runs.folder import FolderError, RunFolder
-from isthmus.runs.schema import CHECKPOINT, MODEL
+from isthmus.runs.schema import CHECKPOINT, CONFIG, MODEL
 from isthmus.runs.state import READABLE, VERSION, StateError, load_state, version_of
 
 
@@ -59,7 +59,13 @@ def read_saved(path: str | Path) -> Saved:
     model, checkpoint = place / MODEL, place / CHECKPOINT
     if not place.has_checkpoint:
         if model.is_file():
-            return _model(model)
+            found = _model(model)
+            if place.has_config and (keys := found.config.differences(RunConfig.from_yaml(place / CONFIG).resolved())):
+                raise StateError(
+                    f"{model} is not of the run in {path}: their configurations differ in {', '.join(keys)}; put its "
+                    "own back, or give the file alone"
+                )
+            return found
         if place.is_run:
             train = command("train", "--resume", "--out", path)
             raise FolderError(f"{path} has no saved weights yet; `{train}` trains it")
@@ -87,7 +93,9 @@ def _compare(model: Saved, checkpoint: Saved) -> None:
     mend = f"`{command('train', '--resume', '--out', model.file.parent)}` writes it anew from the checkpoint"
     if version_of(checkpoint.file) != VERSION:
         mend = "delete it, and the checkpoint is read"
-    if model.step < checkpoint.step:
+    keys = [key for key in model.config.differences(checkpoint.config) if key != "train.extend"]
+    foreign = None not in (model.fingerprint, checkpoint.fingerprint) and model.fingerprint != checkpoint.fingerprint
+    if model.step < checkpoint.step and not keys and not foreign:
         warnings.warn(
             f"{model.file} is of step {model.step}, the checkpoint beside it of step {checkpoint.step}: the former is "
             f"read; {mend}",
@@ -101,12 +109,14 @@ def _compare(model: Saved, checkpoint: Saved) -> None:
         or name not in checkpoint.weights
         or not _equal(model.weights[name], checkpoint.weights[name])
     ]
-    if model.step != checkpoint.step:
+    if keys:
+        reason = f"their configurations differ in {', '.join(keys)}"
+    elif foreign and model.step != checkpoint.step:
+        reason = "they were trained on other data"
+    elif model.step != checkpoint.step:
         reason = f"the former is of step {model.step}, the latter of step {checkpoint.step}"
     elif other:
         reason = f"both are of step {model.step}, and {', '.join(other)} are not the same"
-    elif keys := [key for key in model.config.differences(checkpoint.config) if key != "train.extend"]:
-        reason = f"their configurations differ in {', '.join(keys)}"
     else:
         return
     raise StateError(f"{model.file} and {checkpoint.file.name} beside it are not of one network: {reason}; {mend}")

@@ -134,6 +134,7 @@ class Trainer:
         self._cursor = 0
         self._stage = 0
         self._stage_step = 0
+        self._good: dict[str, Any] | None = None  # what a divergence goes back to: the newest history row
         self._kept_step: int | None = None  # the iterate that the last stage left, where it was not its last
         self._enter(self.stages[0])
 
@@ -287,7 +288,7 @@ class Trainer:
             raise ValueError(f"checkpoint_every must be at least 1 step, got {checkpoint_every}")
         if self.diverged is not None:
             return self.diverged
-        good = self._snapshot()
+        good = self._good = self._good or self._snapshot()
         started = time.perf_counter() - self.seconds
         if self.step_count == 0 and not self.history:
             failure = self._log(on_record)
@@ -304,7 +305,7 @@ class Trainer:
                 if failure is not None:
                     self._restore(good)
                     return failure
-                good = self._snapshot()
+                good = self._good = self._snapshot()
                 self._note(good["model"])
             if on_checkpoint is not None and self.step_count % checkpoint_every == 0 and not self.done:
                 on_checkpoint(self)
@@ -326,7 +327,7 @@ class Trainer:
         if not math.isfinite(float(row["objective"] or 0.0)):
             return self._failure()
         if not self.done and self._current is self.problem and float(row["residual_max"] or 0.0) <= self.tolerance:
-            self._stage = len(self.stages)
+            self._stage, self._stage_step = len(self.stages), 0
             row |= {"stage": self.stage, "rate": None}
         self.history.append(row)
         if on_record is not None:
@@ -395,6 +396,7 @@ class Trainer:
             "earlier": self._earlier,
             "best": None if self._best is None else self._best._asdict(),
             "kept_step": self._kept_step,
+            "good": self._good,
             "order": self._order,
             "cursor": self._cursor,
             "mesh": None if self.scheduler is None else self.scheduler.state_dict(),
@@ -406,15 +408,20 @@ class Trainer:
         if self.scheduler is not None and state["mesh"] is not None:
             self.scheduler.load_state_dict(state["mesh"])
         self.problem.model.load_state_dict(state["model"])
-        self._stage, self._stage_step = int(state["stage"]), int(state["stage_step"])
+        ended = (
+            state["optimiser"] is None
+        )  # should there be more stages now, they begin, with this network's step-sizes
+        self._stage, self._stage_step = int(state["stage"]), 0 if ended else int(state["stage_step"])
+        if ended and self.scheduler is not None:
+            self.scheduler.freeze()
         self.step_count, self.seconds = int(state["step"]), float(state["seconds"])
         if not self.done:
             self._enter(self.stages[self._stage])
-            if state["optimiser"] is not None:  # else the stages that it was made with had run: there are more now
+            if not ended:
                 self._run.load_state_dict(state["optimiser"])
                 self._earlier = float(state["earlier"])
                 self._best = None if state["best"] is None else _Kept(**state["best"])
-        self._kept_step = state["kept_step"]
+        self._kept_step, self._good = state["kept_step"], state["good"]
         self._generator.set_state(state["generator"])
         self._order = None if state["order"] is None else state["order"].clone()
         self._cursor = int(state["cursor"])

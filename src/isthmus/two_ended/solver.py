@@ -28,6 +28,8 @@ def _start_weights(start: Geodesic | TwoEnded, steps: StepSizes, scheme: Scheme)
     p = stage_positions(steps, scheme)
     if isinstance(start, TwoEnded):
         return start.weights_at(p.clamp(0, 1)) if start.residual < 1e-3 else _between_stages(start, p)
+    if scheme.order == 1 and len(steps) == len(start.rho) and torch.allclose(steps, start.rho.to(steps), rtol=1e-6):
+        return start.W  # the network itself is this discretisation
     return weights_at(start.W, layer_midpoints(start.rho), p)
 
 

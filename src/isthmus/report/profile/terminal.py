@@ -33,11 +33,11 @@ _COLUMNS = (
     _Column("width", "width", 6, 0),
     _Column("coi_stable", "stable COI", 4, 0, error=True),
     _Column("null:coi_stable", "null", 4, 1),
-    _Column("participation_ratio_centred", "part. ratio", 3, 2),
-    _Column("rank_1e-2_centred", "rank 1e-2", 4, 6),
+    _Column("participation_ratio_centred", "centred PR", 3, 2),
+    _Column("rank_1e-2_centred", "centred rank", 4, 6),
     _Column("step_change", "step", 3, 0),
     _Column("block_influence", "influence", 3, 4),
-    _Column("coi", "COI", 4, 7),
+    _Column("coi", "exact COI", 4, 7),
     _Column("stable_rank", "stable rank", 3, 8),
 )
 

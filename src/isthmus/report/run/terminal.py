@@ -46,7 +46,7 @@ _STATES = (
     _Column("p", "p", 3, 0),
     _Column("rank_a", "rank A", 4, 0),
     _Column("stable_rank_a", "stable rank", 3, 2),
-    _Column("coi_stable", "COI", 4, 0),
+    _Column("coi_stable", "stable COI", 4, 0),
     _Column("coi", "exact COI", 4, 1),
     _Column("norm_a", "‖A‖", 3, 4),
     _Column("norm_b", "‖B‖", 3, 3),

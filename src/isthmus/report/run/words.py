@@ -158,12 +158,13 @@ def _estimate_cards(run: RunData) -> list[Card]:
     if spread and level(run) in ("bad", "unknown"):
         spread += "; optimisation error: see the certificate" if level(run) == "bad" else "; unverified"
     exact = value("min_coi")
-    least = "" if exact is None else f"exact: {show(exact)}"
+    least = "" if exact is None else f"least exact: {show(exact)}"
     if run.states is not None:
         costs = [inf if (cost := number(x)) is None else cost for x in run.state("coi_stable")]
         state = costs.index(min(costs))
         at = f"at p = {show(run.state('p')[state], 3)} (A_{run.state('state')[state]})"
-        least = f"{at}; {least}" if least else at
+        there = number(run.state("coi")[state])
+        least = at if there is None else f"{at}; exact there: {show(there)}"
     path = finite(run.column("path_length"))
     count = value("rank_estimate")
     doubt = "" if verdict(run).trusted else "not to be trusted: see the doubts"
