@@ -128,7 +128,7 @@ def inputs(samples=200):
 def test_a_network_from_beginning_to_end(nets, tmp_path):
     ended = nets("probe", "nets:make", "--data", "nets:loader", "--out", "deep/out")
     assert (ended.code, ended.err) == (0, "")
-    assert re.search(r"^layer +rows +width +stable COI +null +part. ratio", ended.out, re.M)
+    assert re.search(r"^layer +rows +width +stable COI +null +centred PR", ended.out, re.M)
     assert re.search(r"^1:input +200 +6 ", ended.out, re.M)
     assert "Reading: Narrowest at " in ended.out
     assert ended.out.endswith("profile: deep/out\npage:    deep/out/profile.html\n")
@@ -206,7 +206,7 @@ def assert_one_place_of_the_least_cost(cli, probed):
     text = cli("show", "runs/run").out
     assert f"at p = {show(p, 3)} (A_{state})" in re.findall(r"^Smallest stable COI .*", text, re.M)[0]
     rows = text.split("run: states\n")[1].splitlines()
-    place = re.split(r"  +", rows[0].strip()).index("COI")
+    place = re.split(r"  +", rows[0].strip()).index("stable COI")
     least = min(rows[1 : probed.height + 1], key=lambda row: float(row.split()[place]))
     assert least.split()[:2] == [str(state), show(p, 3)]
     (doubt,) = [doubt for doubt in run.summary["doubts"] if "cost of identity" in doubt]
