@@ -40,7 +40,6 @@ _HOMES = {
     "tasks": ("Task", "make_task"),
     "two_ended": ("solve_two_ended",),
 }
-_VERBS = ("bottleneck", "mechanics", "probe", "solve")  # rooms that are called: isthmus._rooms
 __all__ = [
     "Adaptive",
     "Bottleneck",

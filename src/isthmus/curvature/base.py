@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -93,8 +92,3 @@ class Preconditioner(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take such a state back."""
-
-
-RESOLUTION = {torch.float32: 1e-7, torch.float64: 1e-13}
-"""Below this part of the objective a predicted decrease drowns in the rounding of the objective itself: a sum in
-float64 (float32 parameters add their own rounding)."""

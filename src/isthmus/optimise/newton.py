@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.curvature.base import RESOLUTION, Preconditioner, SecondOrder, Target
+from isthmus.curvature.base import Preconditioner, SecondOrder, Target
 from isthmus.curvature.dual import DualPreconditioner
 from isthmus.curvature.hessian import Hessian
 from isthmus.curvature.scaled import ScaledParameters
@@ -24,6 +24,9 @@ from isthmus.optimise.truncated_cg import TruncatedStep, truncated_cg
 from isthmus.optimise.trust_region import SMALLER, Restorer, choose
 from isthmus.problem import Evaluation, Problem
 
+# Below this part of the objective a predicted decrease drowns in the rounding of the objective itself: a sum in float64
+# (float32 parameters add their own rounding).
+_RESOLUTION = {torch.float32: 1e-7, torch.float64: 1e-13}
 # Above this residual the sweeps of Hessian products run in float32 (the gradient's never): half the time.
 _ROUGH_ABOVE = 1e-3
 # Steps that may be refused one after another: each divides the radius by 64, so that ten reach rounding from anywhere.
@@ -168,7 +171,7 @@ class NewtonRun(Run):
         if found.products == 0:  # as of a network that collapsed to zero, whose gradient is as small as its weights
             self._done = True
             return before
-        noise = RESOLUTION[x.dtype] * abs(before.objective)
+        noise = _RESOLUTION[x.dtype] * abs(before.objective)
         if found.decrease <= 10 * noise:
             return self._below_resolution(closure, scaled, origin, found, before, residual, noise)
         restorer = self._restorer(hessian, scaled) if self.corrections > 0 else None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 _PLAIN = {
@@ -77,3 +78,10 @@ def ascii_only(text: str) -> str:
     for sign, spelled in _PLAIN.items():
         text = text.replace(sign, spelled)
     return text.encode("ascii", "replace").decode("ascii")
+
+
+def print_plainly(text: str, console: "Console") -> None:
+    """Print to a pipe or a file as it is: no markup, no wrapping, in ASCII where the encoding has no other signs."""
+    if not (console.encoding or "").lower().startswith("utf"):
+        text = ascii_only(text)
+    console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from isthmus.report._numbers import MISSING, show
 from isthmus.report.profile.data import Layer, ProfileData
 from isthmus.report.profile.figures import shortened
 from isthmus.report.profile.words import account, measured
-from isthmus.report.text import aligned, ascii_only, grid, length
+from isthmus.report.text import aligned, grid, length, print_plainly
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,11 +75,7 @@ def profile_table(data: ProfileData, width: int = WIDTH) -> "Table":
 def render_profile(data: ProfileData, console: "Console") -> None:
     """Print table, notes, what was not read, and the reading with its doubts; for a terminal or a pipe."""
     if not console.is_terminal:
-        text = profile_text(data)
-        if not (console.encoding or "").lower().startswith("utf"):
-            text = ascii_only(text)
-        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
-        return
+        return print_plainly(profile_text(data), console)
     from rich.text import Text
 
     console.print(profile_table(data, min(WIDTH, console.width)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from isthmus.report._numbers import MISSING, show
 from isthmus.report.run.words import Headline, Verdict, certificate, status_line, verdict
 from isthmus.report.run.words import cards as key_numbers
-from isthmus.report.text import aligned, ascii_only, grid, length, pad
+from isthmus.report.text import aligned, grid, length, pad, print_plainly
 from isthmus.runs.reader import RunData
 
 if TYPE_CHECKING:
@@ -88,11 +88,7 @@ def summary_table(run: RunData) -> "Table":
 def render(run: RunData, console: "Console") -> None:
     """Print layers, states, summary, certificate and verdict with its doubts, for a terminal or a pipe."""
     if not console.is_terminal:
-        text = plain_text(run)
-        if not (console.encoding or "").lower().startswith("utf"):
-            text = ascii_only(text)
-        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
-        return
+        return print_plainly(plain_text(run), console)
     from rich.padding import Padding
     from rich.text import Text
 
