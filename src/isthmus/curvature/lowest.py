@@ -12,7 +12,7 @@ random starts, or `dense`, are for.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -38,7 +38,7 @@ class Lowest:
         errors: residual norms ``‖Hv − λv‖``: an eigenvalue lies within this of each value.
         unit: what eigenvalues are compared with: μ, the curvature of the penalty.
         products: spent.
-        converged: whether every error is within the tolerance.
+        converged: whether every error is within the tolerance, or was enough.
     """
 
     values: Float[Tensor, "count"]
@@ -68,6 +68,7 @@ def lowest(
     limit: int = 300,
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
+    enough: Callable[[float, float], bool] | None = None,
 ) -> Lowest:
     """The least eigenvalues of a Hessian at the point of its last `linearise`.
 
@@ -81,6 +82,7 @@ def lowest(
         start: vectors to begin with, ``(variables,)`` or ``(≤ count, variables)``, such as those of a neighbouring
             point; the rest is random.
         generator: of random starts; seed 0 by default.
+        enough: says of the least value and its error that they will do, before the tolerance.
 
     Raises:
         ValueError: a count outside 1..8, a limit below the count, a tolerance that is not positive, a start of another
@@ -96,6 +98,7 @@ def lowest(
         limit=limit,
         start=start,
         generator=generator,
+        enough=enough,
     )
 
 
@@ -111,6 +114,7 @@ def least_eigenpairs(
     limit: int = 300,
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
+    enough: Callable[[float, float], bool] | None = None,
 ) -> Lowest:
     """The least eigenvalues of any symmetric operator; see `lowest`.
 
@@ -124,6 +128,7 @@ def least_eigenpairs(
         limit: products at most.
         start: vectors to begin with.
         generator: of random starts.
+        enough: says of the least value and its error that they will do, before the tolerance.
 
     Raises:
         ValueError: see `lowest`.
@@ -146,6 +151,8 @@ def least_eigenpairs(
         space.add(v, generator)
     while True:
         found = space.ritz(count, unit, tolerance * unit)
+        if enough is not None and enough(float(found.values[0]), float(found.errors[0])):
+            return replace(found, converged=True)
         if found.converged or space.full or space.products >= limit:
             return found
         if len(space.basis) >= space.most:
