@@ -69,7 +69,12 @@ class KindOfPoint:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON (NaN as None); without the direction."""
-        values: dict[str, Any] = {"kind": self.kind.value, "reason": self.reason, "least": self.least, "error": self.error}
+        values: dict[str, Any] = {
+            "kind": self.kind.value,
+            "reason": self.reason,
+            "least": self.least,
+            "error": self.error,
+        }
         values |= {"negative": self.negative, "exact": self.exact, "products": self.products}
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
