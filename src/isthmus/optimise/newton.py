@@ -121,7 +121,8 @@ class NewtonRun(Run):
     def _linearised(self, residual: float) -> SecondOrder:
         """The Hessian at the present point: after a refused step, what the step began with."""
         if self._hessian is None:
-            dtype = torch.float32 if residual > _ROUGH_ABOVE else self.target.parameters[0].dtype
+            rough = residual > _ROUGH_ABOVE and not self.preconditioner.stiff
+            dtype = torch.float32 if rough else self.target.parameters[0].dtype
             if dtype not in self._hessians:
                 self._hessians[dtype] = self._make_hessian(dtype)
             self._hessian = self._hessians[dtype]
