@@ -54,6 +54,9 @@ LAYERS: dict[str, Column] = {
     "minus_2h_over_l_stable": Column(
         "−2H/L̃ stable", "estimates the bottleneck rank from below, from hamiltonian_stable", "dimensions"
     ),
+    "minus_2h_over_l_off_image": Column(
+        "−2H/L̃ off image", "part of `minus_2h_over_l` off the image of K, 2⟨B_ℓ, A_{ℓ−1}⟩ there (E16)", "dimensions"
+    ),
     "minus_2h_over_l_order2": Column(
         "−2H̃/L̃, order 2", "−2H/L̃ without what the layers' steps explain of its spread, to O(ρ²) (E15)", "dimensions"
     ),

@@ -104,9 +104,10 @@ class FeatureMetric:
 
     def outside(self, M: Rows) -> float:
         """Relative size of what the exact norm drops: ``‖M − M K K⁺‖_F/‖M‖_F``, 0 for M = 0."""
-        coefficients, off = self._split(M)
         total = float(M.norm())
-        if total == 0:
-            return 0.0
-        lost = off.square().sum() + coefficients[~self._kept()].square().sum()
-        return float(lost.sqrt()) / total
+        return float(self.off(M).norm()) / total if total > 0 else 0.0
+
+    def off(self, M: Rows) -> Rows:
+        """``M − M K K⁺``: what the exact norm drops."""
+        basis = self.basis[:, self._kept()]
+        return M - basis @ (basis.T @ M)

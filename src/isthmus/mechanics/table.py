@@ -225,6 +225,7 @@ def _layer(geodesic: Geodesic, layer: int, S: Tensor, metric: FeatureMetric, gam
             "hamiltonian_stable": H_stable,
             "minus_2h_over_l": -2 * H / L_tilde,
             "minus_2h_over_l_stable": -2 * H_stable / L_tilde,
+            "minus_2h_over_l_off_image": 2 / L_tilde * float((M * metric.off(A)).sum()),
         }
     return row
 
