@@ -167,6 +167,13 @@ def test_every_order_has_the_same_mean_over_p():
     torch.testing.assert_close(values, -2 / 4 * modified_series(g))
 
 
+def test_linear_layers_without_a_bias_conserve_h_itself():
+    """On equal steps, where the layers keep the singular values of W: no longer series is better, and none is taken."""
+    c = certify(exact_path(MESHES["equal"](12), 2.0, Identity(append_one=False)))
+    assert c.h_spread < 1e-12 < 1e-5 < c.h_modified_spread < c.h_unexplained < 1e-2
+    assert c.modified_order == 1 and torch.equal(c.hamiltonian_modified, c.hamiltonian)
+
+
 def test_what_the_modified_hamiltonian_refuses():
     g = exact_path(MESHES["equal"](5), 0.0, Identity())
     with pytest.raises(ValueError, match="order must be one of 1, 2, 3, got 4"):

@@ -32,7 +32,7 @@ class Certificate:
         h_predicted: the spread that symplectic Euler has to first order at a critical point, see `hamiltonian_drift`.
         h_unexplained: the spread that is left when that is taken away: O(ρ²) at a critical point.
         h_modified_spread: the spread that is left when the second order is taken away as well (E15): O(ρ³).
-        modified_order: which of the two leaves less, 2 or 3: where ρ is large, the longer series may be the worse one.
+        modified_order: which of 1 (H itself), 2 and 3 leaves the least: where ρ is large, a longer series may be worse.
         hamiltonian_modified: ``−2H̃/L̃`` per layer, of that order; empty at L̃ = 0.
         kink_residual: of a ReLU network, the largest residual with the best derivatives at kinks; None for other σ.
         kink_width: states within this times the layer's root mean square count as kinks.
@@ -104,7 +104,7 @@ def certify(geodesic: Geodesic, kink_width: float = 1e-3, kink_iterations: int =
     cross = (g.rho * (g.W * optimal).sum(dim=(1, 2))).sum()
     orders = _orders(g)
     spreads = [float(v.max() - v.min()) if len(v) else math.nan for v in (*orders, orders[0] - orders[1])]
-    best = 2 if spreads[2] < spreads[1] else 1
+    best = min(range(len(ORDERS)), key=lambda i: spreads[i])
     kinks = None
     if isinstance(g.activation, ReLU) and kink_width > 0:
         kinks = kink_residual(g.A, g.M[-1], g.W, g.rho, g.effective_depth, g.activation, kink_width, kink_iterations)
