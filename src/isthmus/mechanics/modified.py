@@ -65,8 +65,7 @@ def modified_series(geodesic: Geodesic) -> Float[Tensor, "orders layers"]:
 
     The first row is ``L̃H(A_{ℓ−1}, B_ℓ)`` (E10). The others are constant over the layers of a critical point up to
     O(ρ²) and O(ρ³), on any mesh: where ρ changes from layer to layer the conserved quantity jumps by a known amount,
-    which is taken away. A Hamiltonian is known up to a constant. This one has the mean over p of the first row, which
-    is by (E14) the derivative of the objective along the length of the path, exactly and on any mesh.
+    which is taken away such that the jumps have mean 0 over p.
 
     Args:
         geodesic: a path, in its dtype, float64. Without kinks: the third row needs σ̈, and takes a ReLU's as 0.
@@ -79,9 +78,8 @@ def modified_series(geodesic: Geodesic) -> Float[Tensor, "orders layers"]:
         if rho[i] != rho[i - 1]:
             node = _derivatives(A[i], M[i], geodesic.effective_depth, geodesic.activation)
             jumps[i] = jumps.new_tensor(_jump(rho[i - 1], rho[i], layers[i - 1], node, layers[i]))
-    series, weight = (levels - jumps.cumsum(0)).T, geodesic.rho.to(levels) / geodesic.rho.to(levels).sum()
-    means = series @ weight
-    return series + (means[0] - means)[:, None]
+    gathered, weight = jumps.cumsum(0), geodesic.rho.to(levels) / geodesic.rho.to(levels).sum()
+    return (levels - gathered + weight @ gathered).T
 
 
 def _jump(
@@ -102,9 +100,9 @@ def _jump(
 def modified_hamiltonian(geodesic: Geodesic, order: int = 3) -> PerLayer:
     """``−2H̃/L̃`` of each layer, by the modified Hamiltonian of the layers (E15), arXiv:2405.17573.
 
-    What is taken away is the drift over the layers. The constant that is left tends to ``−2H/L̃`` of the continuous
-    flow at first order in ρ, as that of every order and the raw values do: `isthmus.mechanics.richardson` on two
-    meshes or more gives the limit.
+    What is taken away is the drift over the layers. The constant that is left says what one more layer of the same step
+    would be worth (E14). It tends to ``−2H/L̃`` of the continuous flow at first order in ρ, as the raw values do:
+    `isthmus.mechanics.richardson` on two meshes or more gives the limit.
 
     Args:
         geodesic: a path at L̃ > 0.
@@ -126,8 +124,8 @@ def modified_hamiltonian(geodesic: Geodesic, order: int = 3) -> PerLayer:
 def hamiltonian_drift(geodesic: Geodesic) -> PerLayer:
     """By how much the staggered ``−2H/L̃`` departs from a constant at a critical point, to first order in ρ (E15).
 
-    ``−2H/L̃`` without `modified_hamiltonian` of order 2. At a critical point ``ρH_B = ΔA`` and ``ρH_A = −ΔB``, so that
-    on equal steps this is ``−⟨ΔA, ΔB⟩/(ρL̃)`` about its mean; on others the jumps between layers are part of it.
+    ``−2H/L̃`` less `modified_hamiltonian` of order 2. At a critical point ``ρH_B = ΔA`` and ``ρH_A = −ΔB``, so that on
+    equal steps this is ``−⟨ΔA, ΔB⟩/(ρL̃)``; on others the jumps between layers are part of it.
 
     Args:
         geodesic: a path at L̃ > 0.
