@@ -13,7 +13,7 @@ from isthmus.activations import ReLU
 from isthmus.bottleneck import collapsed
 from isthmus.certificate.kinks import kink_residual
 from isthmus.geodesic import Geodesic
-from isthmus.mechanics import ORDERS, modified_series, stationarity_residual
+from isthmus.mechanics import ORDERS, modified_hamiltonians, stationarity_residual
 from isthmus.thresholds import CRITICAL, CRITICAL_AT_KINKS
 
 
@@ -76,13 +76,6 @@ class Certificate:
         return {name: plain(value) for name, value in asdict(self).items()} | {"converged": self.converged}
 
 
-def _orders(geodesic: Geodesic) -> list[Tensor]:
-    """``−2H̃/L̃`` per layer for each of `ORDERS`; empty at L̃ = 0."""
-    if not geodesic.effective_depth > 0:
-        return [geodesic.rho.new_zeros(0)] * len(ORDERS)
-    return list(-2 / geodesic.effective_depth**2 * modified_series(geodesic))
-
-
 def certify(geodesic: Geodesic, kink_width: float = 1e-3, kink_iterations: int = 1000) -> Certificate:
     """Check a path afresh.
 
@@ -102,7 +95,7 @@ def certify(geodesic: Geodesic, kink_width: float = 1e-3, kink_iterations: int =
     off = (g.W - optimal) * g.rho.sqrt()[:, None, None] * g.weight_decay
     squares = (g.rho * g.W.square().sum(dim=(1, 2))).sum()
     cross = (g.rho * (g.W * optimal).sum(dim=(1, 2))).sum()
-    orders = _orders(g)
+    orders = list(modified_hamiltonians(g)) if g.effective_depth > 0 else [residual.new_zeros(0)] * len(ORDERS)
     spreads = [float(v.max() - v.min()) if len(v) else math.nan for v in (*orders, orders[0] - orders[1])]
     best = min(range(len(ORDERS)), key=lambda i: spreads[i])
     kinks = None

@@ -18,7 +18,13 @@ from isthmus.mechanics.invariants import (
 )
 from isthmus.mechanics.lagrangian import Energies, OffImage, best_weights, energies, off_image
 from isthmus.mechanics.metric import FeatureMetric
-from isthmus.mechanics.modified import ORDERS, hamiltonian_drift, modified_hamiltonian, modified_series
+from isthmus.mechanics.modified import (
+    ORDERS,
+    hamiltonian_drift,
+    modified_hamiltonian,
+    modified_hamiltonians,
+    modified_series,
+)
 from isthmus.mechanics.richardson import Extrapolated, richardson
 from isthmus.mechanics.spectra import nuclear_rank, rank, spectra, stable_rank
 from isthmus.mechanics.symmetries import Transformed, raise_effective_depth, stretch
@@ -45,6 +51,7 @@ __all__ = [
     "hamiltonian_from_velocity",
     "mechanics",
     "modified_hamiltonian",
+    "modified_hamiltonians",
     "modified_series",
     "norm_defect",
     "nuclear_rank",

@@ -97,6 +97,19 @@ def _jump(
     return 0.0, second, -0.5 * change * node.first + change * total * (node.squares + 4 * node.mixed) / 12
 
 
+def modified_hamiltonians(geodesic: Geodesic) -> Float[Tensor, "orders layers"]:
+    """``−2H̃/L̃`` of each layer for every one of `ORDERS`, see `modified_hamiltonian`.
+
+    Raises:
+        ValueError: L̃ = 0.
+    """
+    if not geodesic.effective_depth > 0:
+        raise ValueError(
+            f"−2H/L̃ needs an effective depth > 0, got {geodesic.effective_depth}; modified_series (L̃H̃) is finite at 0"
+        )
+    return -2 / geodesic.effective_depth**2 * modified_series(geodesic)
+
+
 def modified_hamiltonian(geodesic: Geodesic, order: int = 3) -> PerLayer:
     """``−2H̃/L̃`` of each layer, by the modified Hamiltonian of the layers (E15), arXiv:2405.17573.
 
@@ -118,7 +131,7 @@ def modified_hamiltonian(geodesic: Geodesic, order: int = 3) -> PerLayer:
     """
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(map(str, ORDERS))}, got {order}")
-    return _per_depth(geodesic, modified_series(geodesic)[order - 1])
+    return modified_hamiltonians(geodesic)[order - 1]
 
 
 def hamiltonian_drift(geodesic: Geodesic) -> PerLayer:
@@ -133,14 +146,5 @@ def hamiltonian_drift(geodesic: Geodesic) -> PerLayer:
     Raises:
         ValueError: L̃ = 0.
     """
-    series = modified_series(geodesic)
-    return _per_depth(geodesic, series[0] - series[1])
-
-
-def _per_depth(geodesic: Geodesic, scaled: PerLayer) -> PerLayer:
-    """``−2H/L̃`` of ``L̃H``."""
-    if not geodesic.effective_depth > 0:
-        raise ValueError(
-            f"−2H/L̃ needs an effective depth > 0, got {geodesic.effective_depth}; modified_series (L̃H̃) is finite at 0"
-        )
-    return -2 / geodesic.effective_depth**2 * scaled
+    raw, second, _ = modified_hamiltonians(geodesic)
+    return raw - second

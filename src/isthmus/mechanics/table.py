@@ -16,7 +16,7 @@ from isthmus.mechanics.hamiltonian import scaled_hamiltonian
 from isthmus.mechanics.invariants import balancedness_defect, norm_defect, stationarity_residual
 from isthmus.mechanics.lagrangian import energies, off_image, share
 from isthmus.mechanics.metric import FeatureMetric
-from isthmus.mechanics.modified import modified_hamiltonian
+from isthmus.mechanics.modified import ORDERS, modified_hamiltonians
 from isthmus.mechanics.spectra import nuclear_rank, rank, spectra, stable_rank
 from isthmus.thresholds import GAMMA0, RANK
 
@@ -264,31 +264,27 @@ def mechanics(geodesic: Geodesic, gamma0: float = GAMMA0, rank_threshold: float 
     per_b = g.effective_depth if g.effective_depth > 0 else 1.0
     lengths = torch.tensor([row["length"] for row in rows], dtype=torch.float64)
     from_metric = {name: [row.get(name, math.nan) for row in rows] for name in LAYERS}
-    modified = {
-        f"minus_2h_over_l_order{n}": modified_hamiltonian(g, n).tolist() for n in (2, 3) if g.effective_depth > 0
+    if g.effective_depth > 0:
+        modified = zip(ORDERS, modified_hamiltonians(g).tolist(), strict=True)
+        from_metric |= {f"minus_2h_over_l_order{order}": values for order, values in modified if order > 1}
+    layers: dict[str, Values] = from_metric | {
+        "layer": list(range(1, L + 1)),
+        "p": g.positions[1:].tolist(),
+        "rho": g.rho.tolist(),
+        "rho_effective_depth": (g.rho * g.effective_depth).tolist(),
+        "residual": stationarity_residual(g.A, g.M, g.W, g.activation).tolist(),
+        "balancedness_defect": defect.tolist(),
+        "speed": _quotient(change / g.rho, size),
+        "speed_k": speed_k,
+        "step_change": _quotient(change, size),
+        "path_length": lengths.cumsum(0).tolist(),
+        "norm_b_features": [row["norm_b_features"] / per_b for row in rows],
+        "norm_w": g.W.norm(dim=(1, 2)).tolist(),
+        "norm_bias": (g.W[:, :, -1].norm(dim=1) if append_one else torch.zeros(L)).tolist(),
+        "stable_rank_w": stable_rank(s_w).tolist(),
+        "rank_w": rank(s_w, rank_threshold).tolist(),
+        "slow": [v <= 0.5 * sum(row["length"] for row in rows) / float(g.rho.sum()) for v in speed_k],
     }
-    layers: dict[str, Values] = (
-        from_metric
-        | modified
-        | {
-            "layer": list(range(1, L + 1)),
-            "p": g.positions[1:].tolist(),
-            "rho": g.rho.tolist(),
-            "rho_effective_depth": (g.rho * g.effective_depth).tolist(),
-            "residual": stationarity_residual(g.A, g.M, g.W, g.activation).tolist(),
-            "balancedness_defect": defect.tolist(),
-            "speed": _quotient(change / g.rho, size),
-            "speed_k": speed_k,
-            "step_change": _quotient(change, size),
-            "path_length": lengths.cumsum(0).tolist(),
-            "norm_b_features": [row["norm_b_features"] / per_b for row in rows],
-            "norm_w": g.W.norm(dim=(1, 2)).tolist(),
-            "norm_bias": (g.W[:, :, -1].norm(dim=1) if append_one else torch.zeros(L)).tolist(),
-            "stable_rank_w": stable_rank(s_w).tolist(),
-            "rank_w": rank(s_w, rank_threshold).tolist(),
-            "slow": [v <= 0.5 * sum(row["length"] for row in rows) / float(g.rho.sum()) for v in speed_k],
-        }
-    )
     states: dict[str, Values] = {
         "state": list(range(L + 1)),
         "p": g.positions.tolist(),
