@@ -1,7 +1,7 @@
 """The certificate: how far a network is from a critical point, in the numbers that the theory asks for."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from isthmus._types import PerLayer
 from isthmus.activations import ReLU
 from isthmus.bottleneck import collapsed
+from isthmus.certificate.kind import KindOfPoint
 from isthmus.certificate.kinks import kink_residual
 from isthmus.geodesic import Geodesic
 from isthmus.mechanics import ORDERS, modified_hamiltonians, stationarity_residual
@@ -38,6 +39,7 @@ class Certificate:
         kink_width: states within this times the layer's root mean square count as kinks.
         kinks: how many.
         collapsed: whether the outputs do not depend on the inputs.
+        kind: minimum, saddle or undecided; None where nobody asked (`isthmus.certificate.kind_of`).
     """
 
     residual: PerLayer
@@ -56,6 +58,7 @@ class Certificate:
     kink_width: float
     kinks: int
     collapsed: bool
+    kind: KindOfPoint | None = None
 
     @property
     def converged(self) -> bool:
@@ -73,16 +76,21 @@ class Certificate:
                 return [plain(v) for v in value.tolist()]
             return None if isinstance(value, float) and not math.isfinite(value) else value
 
-        return {name: plain(value) for name, value in asdict(self).items()} | {"converged": self.converged}
+        values = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "kind"}
+        kind = None if self.kind is None else self.kind.to_dict()
+        return values | {"kind": kind, "converged": self.converged}
 
 
-def certify(geodesic: Geodesic, kink_width: float = 1e-3, kink_iterations: int = 1000) -> Certificate:
+def certify(
+    geodesic: Geodesic, kink_width: float = 1e-3, kink_iterations: int = 1000, kind: KindOfPoint | None = None
+) -> Certificate:
     """Check a path afresh.
 
     Args:
         geodesic: from `Problem.geodesic`, which computes it in float64.
         kink_width: of ReLU's kinks, relative to the root mean square of a layer's states; 0 leaves them out.
         kink_iterations: of the search for the best derivatives there.
+        kind: what ``kind_of(problem)`` found, to stand in the certificate; a path alone cannot say.
 
     Raises:
         ValueError: a path that is not finite.
@@ -118,4 +126,5 @@ def certify(geodesic: Geodesic, kink_width: float = 1e-3, kink_iterations: int =
         kink_width=kink_width,
         kinks=0 if kinks is None else kinks.kinks,
         collapsed=collapsed(g),
+        kind=kind,
     )
