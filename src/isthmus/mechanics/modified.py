@@ -120,8 +120,8 @@ def modified_hamiltonian(geodesic: Geodesic, order: int = 3) -> PerLayer:
     Args:
         geodesic: a path at L̃ > 0.
         order: the power of ρ at which the spread over layers falls at a critical point, one of `ORDERS`. 3 left less
-            than 2 from 20 layers on where steps were equal, from 40 to 80 where they were not (docs/notes/theory.md).
-            A ReLU's kinks leave the first power whatever the order.
+            than 2 from 20 or 40 layers on where steps were equal, from 40 to 80 where they were not
+            (docs/notes/theory.md). A ReLU's kinks leave the first power whatever the order.
 
     Returns:
         Dimensions, as −2H/L̃.
