@@ -35,7 +35,7 @@ def richardson(values: Sequence[float], layers: Sequence[int], order: int = 1) -
         ValueError: fewer than two meshes, equal ones, one value too many or too few, an order below 1, or values that
             are not finite.
 
-    >>> richardson([1 + 1 / L + 2 / L**2 for L in (10, 20, 40)], [10, 20, 40]).limit
+    >>> round(richardson([1 + 1 / L + 2 / L**2 for L in (10, 20, 40)], [10, 20, 40]).limit, 12)
     1.0
     """
     if len(values) != len(layers):
