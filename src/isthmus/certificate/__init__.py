@@ -3,6 +3,7 @@
 from isthmus.certificate.certificate import Certificate, certify, hamiltonian_drift
 from isthmus.certificate.kind import Kind, KindOfPoint, kind_of
 from isthmus.certificate.kinks import KinkResidual, kink_residual
+from isthmus.certificate.optimiser_error import optimiser_error
 
 __all__ = [
     "Certificate",
@@ -13,4 +14,5 @@ __all__ = [
     "hamiltonian_drift",
     "kind_of",
     "kink_residual",
+    "optimiser_error",
 ]
