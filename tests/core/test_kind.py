@@ -8,9 +8,10 @@ import torch
 from test_linear_theory import linear_problem
 
 from isthmus import Identity, LeakyResNet, Problem, ReLU, SmoothReLU, Trainer, certify, make_task, solve
-from isthmus.certificate import Kind, kind_of
+from isthmus.certificate import Kind, kind_of, optimiser_error
 from isthmus.certificate import kind as kinds
 from isthmus.curvature import Hessian, ScaledParameters, dense, scaled_product
+from isthmus.mechanics import mechanics
 from isthmus.optimise import LBFGS, Newton
 from isthmus.optimise.go_down import go_down
 from isthmus.solve import Stage, recipe
@@ -260,42 +261,38 @@ def test_a_minimum_needs_both_searches(monkeypatch):
 QUANTITIES = {
     "-2H/L": lambda g: mechanics(g).summary()["minus_2h_over_l_median"],
     "coi": lambda g: mechanics(g).summary()["min_coi_stable"],
-    "objective": lambda g: g.objective,
     "length": lambda g: float(g.W.norm()),
+    "objective": lambda g: g.objective,
 }
+# of the objective the change is of second order, half of what its slope says
+FACTORS = {name: 2.0 if name == "objective" else 1.0 for name in QUANTITIES}
+
+
+def true_errors(problem, errors, low=0.5, high=2.0):
+    """Compare errors with what changes when Newton's method goes on to the end."""
+    here = {name: q(problem.geodesic()) for name, q in QUANTITIES.items()}
+    assert solve(problem, [Stage(Newton(), 80)], tolerance=1e-11).certificate.residual_max < 1e-10
+    for name, q in QUANTITIES.items():
+        true = abs(here[name] - q(problem.geodesic()))
+        assert low * true <= errors[name] / FACTORS[name] <= high * true, (name, errors[name], true)
 
 
 @pytest.mark.parametrize("rho", [None, torch.tensor([0.05, 0.15, 0.2, 0.1, 0.1, 0.2, 0.15, 0.05])])
-def test_the_optimisers_error_is_what_further_steps_change(rho):
-    """At residuals from 0.1 down, against the point at which Newton ends: within a factor 2 from 1e-2 on."""
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-4, 1e-5])
+def test_the_optimisers_error_is_what_further_steps_change(tolerance, rho):
+    """At 1e-2 it need not be: there, with unequal steps, −2H/L̃ changes by 2.9e-5 where first order says 2.0e-4."""
     problem = small(rho=rho)
-    solve(problem, tolerance=1e-11)
-    end = problem.model.weight.detach().clone()
-    final = {name: q(problem.geodesic()) for name, q in QUANTITIES.items()}
-    noise = torch.randn(end.shape, dtype=F64, generator=torch.Generator().manual_seed(1))
-    for size in (1e-2, 1e-3, 1e-4):
-        problem.model.weight.data.copy_(end + size * noise)
-        before = problem.model.weight.detach().clone()
-        errors = optimiser_error(problem, QUANTITIES)
-        assert torch.equal(problem.model.weight, before)
-        for name, q in QUANTITIES.items():
-            if name == "objective" and size < 1e-3:
-                continue
-            true = abs(q(problem.geodesic()) - final[name])
-            assert 0.5 * true <= errors[name] <= 2 * true, (name, size, errors[name], true)
-    problem.model.weight.data.copy_(end)
-    assert all(error < 1e-8 for error in optimiser_error(problem, QUANTITIES).values())
-
-
-def test_the_optimisers_error_along_a_real_descent():
-    problem = small()
-    Trainer(problem, [Stage(LBFGS(), 400)], tolerance=1e-2, log_every=1).run()
+    Trainer(problem, [Stage(LBFGS(), 1000)], tolerance=tolerance, log_every=1).run()
+    before = problem.model.weight.detach().clone()
     errors = optimiser_error(problem, QUANTITIES)
-    here = {name: q(problem.geodesic()) for name, q in QUANTITIES.items()}
-    solve(problem, [Stage(Newton(), 80)], tolerance=1e-10)
-    for name in ("-2H/L", "coi", "length"):
-        true = abs(here[name] - QUANTITIES[name](problem.geodesic()))
-        assert 0.5 * true <= errors[name] <= 2 * true, (name, errors[name], true)
+    assert torch.equal(problem.model.weight, before)
+    true_errors(problem, errors)
+
+
+def test_at_the_end_there_is_no_error():
+    problem = small()
+    solve(problem, [Stage(LBFGS(), 400), Stage(Newton(), 80)], tolerance=1e-11)
+    assert all(error < 1e-8 for error in optimiser_error(problem, QUANTITIES).values())
 
 
 def test_errors_that_are_not_known_are_infinite():
@@ -312,5 +309,5 @@ def test_an_error_at_a_saddle_leads_to_the_saddle():
     at = problem.model.weight.detach().clone()
     problem.model.weight.data.add_(1e-3)
     errors = optimiser_error(problem, {"length": lambda g: float(g.W.norm())})
-    moved = float((problem.model.weight.norm() - at.norm()).abs())
+    moved = float((problem.model.weight.detach().norm() - at.norm()).abs())
     assert errors["length"] == pytest.approx(moved, rel=0.1)
