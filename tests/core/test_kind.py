@@ -311,3 +311,10 @@ def test_an_error_at_a_saddle_leads_to_the_saddle():
     errors = optimiser_error(problem, {"length": lambda g: float(g.W.norm())})
     moved = float((problem.model.weight.detach().norm() - at.norm()).abs())
     assert errors["length"] == pytest.approx(moved, rel=0.1)
+
+
+def test_without_the_features_in_memory_nothing_is_said():
+    problem = small()
+    problem.memory = "recompute"
+    found = kind_of(problem)
+    assert found.kind is Kind.UNDECIDED and "memory='recompute'" in found.reason

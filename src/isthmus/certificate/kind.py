@@ -115,6 +115,10 @@ def kind_of(
             "a ReLU has kinks: the second derivatives of its pieces say nothing of a point where pieces meet; take a "
             "smooth ReLU",
         )
+    if problem.memory != "store":
+        return KindOfPoint(
+            Kind.UNDECIDED, f"memory={problem.memory!r}: Hessian products need the features of all layers in memory"
+        )
     wide = in_float64(problem)
     wide.evaluate()
     residual = float(wide.residual().max())
