@@ -30,6 +30,7 @@ def test_a_run_that_converges_is_certified(cli):
     assert kind["kind"] == "minimum" and kind["exact"] and kind["negative"] == 0 and kind["least"] > kind["error"] > 0
     summary = json.loads(Path("run/summary.json").read_text())
     assert found["objective"] == pytest.approx(summary["objective"], rel=1e-12)
+    assert summary["kind"] == "minimum" and summary["least_eigenvalue"] == pytest.approx(kind["least"], rel=1e-6)
     assert found["residual_max"] == pytest.approx(summary["residual_max"], rel=1e-6)
 
 

@@ -21,7 +21,8 @@ MOST_SAMPLES = 200
 """Samples in the projection: more only blacken the picture."""
 
 KIND_PRODUCTS = 300
-"""Hessian products of each search for the least eigenvalue: a fifth of what Newton's method took to the point."""
+"""Hessian products of each search for the least eigenvalue at most; the network of 20 layers that
+docs/notes/solver.md calls the small case takes about 100."""
 
 
 def write_products(folder: RunFolder, config: RunConfig, built: "Built", result: Mapping[str, Any]) -> dict[str, Any]:
