@@ -9,7 +9,7 @@ from isthmus.optimise import LBFGS, SGD, Adam, Muon, Newton, Optimiser, Settle
 from isthmus.problem import Problem
 
 SADDLES = 5
-"""Saddles that ``geodesic`` leaves at most; no network that we tried came to more than one (tests/core/test_kind.py)."""
+"""Saddles that ``geodesic`` leaves at most; none that we tried came to more than one (tests/core/test_kind.py)."""
 
 
 @dataclass(frozen=True)
