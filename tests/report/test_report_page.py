@@ -136,6 +136,26 @@ def test_no_residual_no_certificate(make_run: Make) -> None:
     assert "No certificate" in text and "Rank estimate: 3." in text
 
 
+@pytest.mark.parametrize(
+    ("summary", "sentence"),
+    [
+        (
+            {"kind": "saddle", "kind_reason": "in one direction the objective bends down", "least_eigenvalue": -0.25},
+            "It is a saddle: in one direction the objective bends down; the least is −0.25 μ.",
+        ),
+        (
+            {"kind": "undecided", "kind_reason": "a ReLU has kinks", "least_eigenvalue": None},
+            "Minimum or saddle is undecided: a ReLU has kinks.",
+        ),
+        ({}, "finitely many layers."),  # of a run from before it was looked for nothing is said
+    ],
+)
+def test_the_kind_of_a_critical_point_is_said(make_run: Make, summary: dict[str, object], sentence: str) -> None:
+    text = visible(page_of(make_run(residual=5e-5, summary=summary)))
+    assert sentence in text and ("saddle" in text) == ("kind" in summary)
+    assert "saddle" not in visible(page_of(make_run(residual=5e-4, summary=summary)))
+
+
 def test_markup_of_a_user_is_escaped(make_run: Make) -> None:
     evil = "</script><script>alert(1)</script>{{ 7 * 7 }}"
     summary = {

@@ -3,6 +3,7 @@
 from isthmus.certificate.certificate import Certificate, certify
 from isthmus.certificate.kind import Kind, KindOfPoint, kind_of
 from isthmus.certificate.kinks import KinkResidual, kink_residual
+from isthmus.certificate.optimiser_error import optimiser_error
 from isthmus.mechanics import hamiltonian_drift
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "hamiltonian_drift",
     "kind_of",
     "kink_residual",
+    "optimiser_error",
 ]
