@@ -46,3 +46,7 @@ FITTED = 0.02
 
 IDLE = 0.1
 """A layer of any network that changes its state by less than this part of it is called idle."""
+
+BRANCH_START = 1e-2
+"""Residual up to which a network is taken as the start of a branch: Newton's method brings it to a critical point near.
+Beyond, it may lead anywhere, and the branch would begin at chance."""

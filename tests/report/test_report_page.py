@@ -84,8 +84,8 @@ def test_page_shows_its_parts(reported: Path) -> None:
         "effective_depth: 7.0",
         "versions.torch 2.13.0+cpu",
         "seed of the run 3",
-        "show all 26 columns",
-        "show all 10 columns",
+        "show all 32 columns",
+        "show all 11 columns",
     ):
         assert sentence.replace(" ", "") in text.replace(" ", ""), sentence
     places = re.findall(r'class="plot" id="plot-([a-z]+-\d)"', page)

@@ -89,6 +89,7 @@ def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
             ("-2H/L, max - min", c.h_spread, "over layers"),
             ("  predicted", c.h_predicted, "by the layers' own O(rho) error, at a critical point"),
             ("  unexplained", c.h_unexplained, "max - min without it: O(rho^2) at a critical point"),
+            ("  unexplained, order 3", c.h_modified_spread, "max - min with one term more: O(rho^3)"),
         ]
     return lines
 

@@ -114,6 +114,7 @@ class NewtonRun(Run):
         self._hessian: SecondOrder | None = None  # the one that is linearised at the present point
         self._moves: int | None = None  # steps taken since the preconditioner was measured
         self._radius: float | None = None
+        self._least_radius: float | None = None
         self._refused = self._idle = 0
         self._least = math.inf  # residual of the steps below the objective's resolution
         self._evaluation: Evaluation | None = None
@@ -132,13 +133,18 @@ class NewtonRun(Run):
         self._hessian = None
         self._evaluation, self._done = None, False
 
+    def trust(self, radius: float | None) -> None:
+        """Let the next step be as long as this at least, in the metric: for starts that were predicted."""
+        self._least_radius = radius
+
     def _residual(self) -> float:
         return float(self.target.residual().max())
 
     def _linearised(self, residual: float) -> SecondOrder:
         """The Hessian at the present point: after a refused step, what the step began with."""
         if self._hessian is None:
-            dtype = torch.float32 if residual > _ROUGH_ABOVE else self.target.parameters[0].dtype
+            rough = residual > _ROUGH_ABOVE and not self.preconditioner.stiff
+            dtype = torch.float32 if rough else self.target.parameters[0].dtype
             if dtype not in self._hessians:
                 self._hessians[dtype] = self._make_hessian(dtype)
             self._hessian = self._hessians[dtype]
@@ -181,7 +187,7 @@ class NewtonRun(Run):
         origin = [p.detach().clone() for p in self.target.parameters]
         x, g, hessian = scaled.values(), scaled.gradient(), self._linearised(residual)
         if self._radius is None:
-            self._radius = max(0.1 * float(x.norm()) * math.sqrt(self.target.mu), 1e-6)
+            self._radius = max(0.1 * float(x.norm()) * math.sqrt(self.target.mu), self._least_radius or 1e-6)
         found = truncated_cg(
             lambda v: scaled.flatten(hessian.product(scaled.unflatten(v)), gradient=True),
             g,

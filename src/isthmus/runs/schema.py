@@ -167,6 +167,8 @@ SUMMARY_VALUES = {
     "minus_2h_over_l_min": Column("−2H/L̃, least", "over the layers; null at L̃ = 0", "dimensions"),
     "minus_2h_over_l_max": Column("−2H/L̃, largest", "over the layers; null at L̃ = 0", "dimensions"),
     "minus_2h_over_l_stable_median": Column("−2H/L̃ stable, median", "from stable norms (E7)", "dimensions"),
+    "minus_2h_over_l_order2_median": Column("−2H̃/L̃ of order 2, median", "over the layers (E15)", "dimensions"),
+    "minus_2h_over_l_order3_median": Column("−2H̃/L̃ of order 3, median", "over the layers (E15)", "dimensions"),
     "min_coi": Column("smallest COI", "over all states, A_L included (E6)", "dimensions"),
     "min_coi_stable": Column("smallest stable COI", "over all states, A_L included (E7)", "dimensions"),
     "path_length": Column("path length", "∫ ‖∂_pA‖_{K+γI} dp over the whole path (E12)"),
