@@ -10,10 +10,12 @@ from isthmus.runs.config import RunConfig
 from isthmus.runs.folder import RunFolder
 from isthmus.runs.schema import MODEL, SUMMARY, TABLES
 from isthmus.runs.state import save_state
+from isthmus.thresholds import NEAR
 
 if TYPE_CHECKING:
     from isthmus.bottleneck import Bottleneck
     from isthmus.geodesic import Geodesic
+    from isthmus.mechanics import MechanicsTable
     from isthmus.problem import Problem
     from isthmus.runs.build import Built
 
@@ -48,7 +50,10 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
     scores = _scores(problem, geodesic)
     nothing = torch.zeros(problem.model.out_features, len(problem.x), dtype=torch.float64, device=problem.x.device)
     zero_cost = float(problem.loss.evaluate(nothing, problem.y)[0])
-    reading = bottleneck(geodesic, table, threshold, scores["test_cost"], zero_cost)
+    kind = _kind(problem, trainer.least_direction)
+    reading = bottleneck(
+        geodesic, table, threshold, scores["test_cost"], zero_cost, _errors(problem, table), kind["kind"]
+    )
     tables: dict[str, Mapping[str, Any]] = {
         "layers": table.layers,
         "states": table.states,
@@ -61,7 +66,7 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
         **result,
         **scores,
         **table.summary(),
-        **_kind(problem, trainer.least_direction),
+        **kind,
         **_reading_summary(reading),
         **_settings(config, built),
         "steps": trainer.step_count,
@@ -130,9 +135,26 @@ def _kind(problem: "Problem", direction: torch.Tensor | None) -> dict[str, Any]:
     }
 
 
+def _errors(problem: "Problem", table: "MechanicsTable") -> dict[str, float] | None:
+    """The optimiser's error on the ends of the interval of k*, where the network is near enough to a critical point."""
+    from isthmus.activations import ReLU
+    from isthmus.bottleneck import interval_readings
+    from isthmus.certificate import optimiser_error
+
+    near = max(float(value) for value in table["residual"]) <= NEAR
+    if not near or isinstance(problem.activation, ReLU) or problem.memory != "store":
+        return None
+    return optimiser_error(problem, interval_readings(), limit=KIND_PRODUCTS)
+
+
 def _reading_summary(reading: "Bottleneck") -> dict[str, Any]:
     return {
-        "rank_estimate": reading.rank,
+        "rank_estimate": reading.k_star,
+        "rank_with_mean": reading.rank,
+        "k_star_low": reading.interval[0],
+        "k_star_low_error": reading.interval_error[0],
+        "k_star_high": reading.interval[1],
+        "k_star_high_error": reading.interval_error[1],
         "trusted": reading.trusted,
         "method": reading.method,
         "doubts": list(reading.doubts),
