@@ -4,6 +4,7 @@ from isthmus.branches.branch import Branch, BranchPoint, Event, EventKind
 from isthmus.branches.family import PARAMETERS, Family, ProblemFamily, Unconditioned
 from isthmus.branches.follow import follow
 from isthmus.branches.readings import readings
+from isthmus.branches.saved import points_of
 
 __all__ = [
     "PARAMETERS",
@@ -15,5 +16,6 @@ __all__ = [
     "ProblemFamily",
     "Unconditioned",
     "follow",
+    "points_of",
     "readings",
 ]

@@ -57,7 +57,7 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
         **result,
         **scores,
         **table.summary(),
-        **_reading_summary(reading),
+        **reading_summary(reading),
         **_settings(config, built),
         "steps": trainer.step_count,
         "seconds": trainer.seconds,
@@ -112,7 +112,8 @@ def _scores(problem: "Problem", geodesic: "Geodesic") -> dict[str, Any]:
     return scores
 
 
-def _reading_summary(reading: "Bottleneck") -> dict[str, Any]:
+def reading_summary(reading: "Bottleneck") -> dict[str, Any]:
+    """What a summary holds of a verdict."""
     return {
         "rank_estimate": reading.rank,
         "trusted": reading.trusted,
