@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isthmus.cli.failures import DONE, FAILED, INTERRUPTED, MISUSE, exit_codes, say
-from isthmus.runs.branch_folder import is_branch
+from isthmus.cli.failures import DONE, FAILED, INTERRUPTED, exit_codes, say
 from isthmus.runs.config import RunConfig
 from isthmus.runs.folder import free_folder
 from isthmus.status import Status

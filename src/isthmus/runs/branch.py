@@ -3,7 +3,6 @@
 The start is the network of a run, or one that is solved here. What the folder holds is in `isthmus.runs.branch_folder`.
 """
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -26,7 +25,7 @@ from isthmus.runs.branch_folder import (
     read_branch,
     write_tables,
 )
-from isthmus.runs.build import build, build_task, fingerprint, restore_model, restore_problem
+from isthmus.runs.build import build, build_task, restore_model, restore_problem
 from isthmus.runs.config import RunConfig
 from isthmus.runs.environment import describe_environment, resumed
 from isthmus.runs.execution import threads

@@ -153,7 +153,7 @@ def read_branch(folder: Path) -> dict[str, Any]:
         raise RunFolderError(_damaged(path, "it holds no branch"))
     if values.get("version") != VERSION:
         raise RunFolderError(
-            f"{path} is of version {values.get('version')}, and this isthmus reads version {VERSION}: follow the branch "
+            f"{path} is of version {values.get('version')}, and this isthmus reads version {VERSION}: follow it "
             "anew, in another folder"
         )
     return values
