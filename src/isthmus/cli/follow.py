@@ -13,7 +13,7 @@ from isthmus.runs.folder import free_folder
 from isthmus.status import Status
 
 if TYPE_CHECKING:
-    from isthmus.runs.branch import Followed, Watcher
+    from isthmus.runs.branch import Followed
 
 _FAILED = (Status.STALLED, Status.DIVERGED)
 
@@ -129,7 +129,7 @@ def follow(
     folds, losses of stability, changes of rank. A branch that was cut off goes on where --out names its folder, with
     the same command or with --out alone; a larger --to extends one that has ended.
     """
-    given = {
+    given: dict[str, Any] = {
         "parameter": parameter,
         "to": to,
         "step": step,
@@ -171,82 +171,18 @@ def _follow(
     from isthmus.cli.interrupts import Interrupts
 
     with Interrupts() as interrupts:
-        from isthmus.runs.branch import Origin, execute_branch
+        from isthmus.cli.points import Points
+        from isthmus.runs.branch import execute_branch
+        from isthmus.runs.branch_start import Origin
 
-        watcher = _watcher(quiet, interrupts)
-        try:
-            return execute_branch(
-                folder,
-                Origin(run, config, sharpness),
-                options,
-                seconds=seconds,
-                overwrite=overwrite,
-                watcher=watcher,
-            )
-        finally:
-            watcher.close()  # type: ignore[attr-defined]
-
-
-def _watcher(quiet: bool, interrupts: Any) -> "Watcher":
-    """What shows the progress, and asks whether to stop."""
-    from isthmus.branches import BranchPoint
-    from isthmus.cli.progress import reporter
-    from isthmus.runs.branch import Watcher
-    from isthmus.runs.execution import Progress
-    from isthmus.solve import Record, Solution
-
-    class Screen(Watcher):
-        def __init__(self) -> None:
-            self.bar = reporter(quiet)
-            self.folder, self.parameter = Path(), ""
-            self.branch: int | None = None
-
-        def begin(self, folder: Path, data: Mapping[str, Any]) -> None:
-            self.folder, self.parameter = folder, data["settings"]["parameter"]
-            self._say(f"folder: {folder}")
-            for note in data["start"].get("notes", ()):
-                self._say(note)
-            if data["points"]:
-                self._say(f"going on from {self.parameter} = {data['points'][-1]['value']:.6g}")
-
-        def solving(self, residual: float, steps: int) -> None:
-            self._say(f"the start is no critical point (residual {residual:.2g}): it is solved first")
-            self.bar.start(Progress(0, steps, self.folder))
-
-        def record(self, row: Record) -> None:
-            self.bar.record(dict(row))
-
-        def solved(self, solution: Solution) -> None:
-            self.bar.close()
-            words = f"residual {solution.certificate.residual_max:.2g} in {solution.statistics['seconds']:.0f} s"
-            self._say(f"the start: {solution.status.value}, {words}")
-
-        def point(self, point: BranchPoint) -> None:
-            if self.branch is not None and point.branch != self.branch:
-                self._say(f"a new branch begins between the last point and {self.parameter} = {point.value:.6g}")
-            self.branch = point.branch
-            self._say(" ".join(_described(self.parameter, point)))
-
-        def should_stop(self) -> bool:
-            return bool(interrupts())
-
-        def close(self) -> None:
-            self.bar.close()
-
-        def _say(self, text: str) -> None:
-            if not quiet:
-                say(text)
-
-    return Screen()
-
-
-def _described(parameter: str, point: Any) -> list[str]:
-    """A point as a line of progress."""
-    words = [f"{parameter} {point.value:.6g}", f"objective {point.objective:.6g}", f"residual {point.residual:.1e}"]
-    for key, name in (("minus_2h_over_l", "-2H/L"), ("coi_least", "COI"), ("rank", "rank")):
-        if key in point.readings:
-            words.append(f"{name} {point.readings[key]:.4g}")
-    return [*words, "minimum" if point.stable else "saddle", f"{point.seconds:.1f} s"]
+        return execute_branch(
+            folder,
+            Origin(run, config, sharpness),
+            options,
+            seconds=seconds,
+            overwrite=overwrite,
+            watcher=Points(quiet, interrupts),
+        )
 
 
 def _finish(outcome: "Followed", *, report: bool, quiet: bool) -> int:

@@ -38,7 +38,7 @@ class BranchData:
 
     Attributes:
         folder: where it was read from.
-        settings: what was followed and how, by name; see `isthmus.runs.branch.Following`.
+        settings: what was followed and how, by name; see `isthmus.runs.branch_start.Following`.
         start: where the first network came from, and how it was solved.
         config: the configuration of the first network, nested.
         environment: of the first command and those that went on.

@@ -8,8 +8,8 @@ from isthmus.report.branch.columns import LABELS, LOGARITHMIC, NAMES, kind
 from isthmus.report.branch.words import KINDS
 from isthmus.report.spec import Figure, Frames, Panel, Reference, Series, Value, count_unloggable, joined
 from isthmus.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, VERMILION
-from isthmus.runs.branch import PointSpectra
 from isthmus.runs.branch_folder import BranchData
+from isthmus.runs.branch_points import PointSpectra
 from isthmus.thresholds import CRITICAL, RANK
 
 KEYS = ("curve", "objective", "residual", "spectra")

@@ -13,8 +13,8 @@ from isthmus.report.branch.words import KINDS, cards, end, name, place, summary
 from isthmus.report.document import Document
 from isthmus.report.spec import Figure
 from isthmus.report.tables import Table
-from isthmus.runs.branch import PointSpectra, branch_spectra
 from isthmus.runs.branch_folder import BranchData, load_branch
+from isthmus.runs.branch_points import PointSpectra, branch_spectra
 from isthmus.runs.schema import REPORT
 
 MOST_SPECTRA = 40
