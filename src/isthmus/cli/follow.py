@@ -196,7 +196,7 @@ def _finish(outcome: "Followed", *, report: bool, quiet: bool) -> int:
         return INTERRUPTED
     if outcome.branch is None:
         say(f"error: {outcome.advice}")
-        return DONE if outcome.status is Status.BUDGET_SPENT else FAILED
+        return FAILED
     if not quiet:
         show_folder(folder)
     page, written = write_page(folder) if report else (None, True)

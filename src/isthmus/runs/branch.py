@@ -155,7 +155,8 @@ class _Session:
                 return failed
         left = self._left()
         if left is not None and left <= 0:
-            return self._ended(Status.BUDGET_SPENT, ADVICE[Status.BUDGET_SPENT], None)
+            advice = "the time was spent on the start, which is solved: give the same command again to follow it"
+            return self._ended(Status.BUDGET_SPENT, advice, None)
         following = self.plan.following
         branch = follow(
             self.plan.family,
