@@ -196,11 +196,12 @@ class _Session:
         if residual <= BRANCH_START:
             return None
         self.watcher.solving(residual, sum(stage.steps for stage in recipe(SOLVER)))
+        left = self._left()
         solution = solve(
             problem,
             SOLVER,
             tolerance=tolerance,
-            seconds=self._left(),
+            seconds=None if left is None else max(left, 1e-3),
             on_record=self.watcher.record,
             should_stop=self.watcher.should_stop,
         )

@@ -12,7 +12,6 @@ from isthmus.runs.branch_folder import START, load_branch, read_branch
 from isthmus.runs.build import build, restore_problem
 from isthmus.runs.config import RunConfig
 from isthmus.runs.folder import RunFolder
-from isthmus.runs.problems import show_value
 from isthmus.runs.saved import read_saved
 
 SOLVER = "geodesic"
@@ -176,7 +175,7 @@ def taken_up(place: RunFolder, origin: Origin, given: Mapping[str, Any]) -> Plan
     following = Following(**{name: value for name, value in stored.items() if name in names})
     saved = read_saved(place / START)
     differing = [
-        f"--{name.replace('_', '-')} {show_value(value)}, and not {show_value(stored[name])}"
+        f"{_typed(name, value)}, and not {_typed(name, stored[name])}"
         for name, value in given.items()
         if name not in ("to", "at") and value != stored[name]
     ]
@@ -199,6 +198,14 @@ def taken_up(place: RunFolder, origin: Origin, given: Mapping[str, Any]) -> Plan
     following.check(plan.family)
     _check_ahead(plan, stored["to"], data.values)
     return plan
+
+
+def _typed(name: str, value: Any) -> str:
+    """A setting as its option is typed."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    return f"--{option} {value:g}" if isinstance(value, float) else f"--{option} {value}".lower()
 
 
 def _check_ahead(plan: Plan, before: float, values: list[float]) -> None:

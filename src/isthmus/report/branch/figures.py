@@ -36,7 +36,7 @@ def curve_figure(data: BranchData) -> Figure | None:
     series = [*upper, *lower]
     if any(one.marker == "open" for one in series):
         series.append(Series([None], [None], "not certified, or no minimum", GREY, "dash", 1.0, marker="open"))
-    values = [y for one in series for y in finite(one.y)]
+    values = [y for key in ("minus_2h_over_l", "coi_least") for y in finite(data.column(key))]
     view, notes = _seen(values)
     top = math.ceil(max(values)) if view is None else view[1]
     lines = tuple(Reference(float(k), "") for k in range(1, min(math.floor(top), MOST_LINES) + 1))
@@ -57,7 +57,8 @@ def _seen(values: list[float]) -> tuple[tuple[float, float] | None, tuple[str, .
     below = [v for v in values if v < DEEPEST]
     if not below:
         return None, ()
-    note = f"{len(below)} points of −2H/L̃ lie below the axis, down to {show(min(below), 3)}."
+    count = "1 point of −2H/L̃ lies" if len(below) == 1 else f"{len(below)} points of −2H/L̃ lie"
+    note = f"{count} below the axis, down to {show(min(below), 3)}."
     return (DEEPEST, max(1.0, 1.08 * max(values))), (note,)
 
 
