@@ -32,6 +32,7 @@ _TANGENT = 1e-2  # accuracy of a tangent's solve, relative: a prediction needs n
 _BORDERED = 1e-2  # least accuracy of the corrector's
 _LIMIT = 400  # products of one solve
 _RESTORATIONS = 3
+_NOTHING = 1e-6  # of their size: parameters that go to zero
 _ROUGH_ABOVE = 1e-3  # residual above which products may be in float32
 
 
@@ -90,16 +91,16 @@ class Local:
         self.scaled = ScaledParameters(self.target)
         self.scaled.write(here.x)
         self.target.evaluate()
-        dtype = torch.float32 if rough else here.x.dtype
-        self.hessian: SecondOrder = family.hessian(self.target, dtype)
-        self.hessian.linearise()
         self.metric: Preconditioner = family.preconditioner(self.target)
         self.metric.refresh()
+        dtype = torch.float32 if rough and not self.metric.stiff else here.x.dtype
+        self.hessian: SecondOrder = family.hessian(self.target, dtype)
+        self.hessian.linearise()
         self.product = scaled_product(self.hessian, self.scaled)
 
-    def tangent(self) -> Tangent:
-        """``dx/dτ = −H⁻¹ g_τ``."""
-        found = minres(self.product, -self.g_tau, self.metric.apply, _TANGENT, _LIMIT)
+    def tangent(self, accuracy: float = _TANGENT) -> Tangent:
+        """``dx/dτ = −H⁻¹ g_τ``, of this accuracy in the metric."""
+        found = minres(self.product, -self.g_tau, self.metric.apply, accuracy, _LIMIT)
         return Tangent(
             found.x, 1.0, self.along(found.x, 1.0), found.least, -float(found.x @ self.g_tau), found.products
         )
@@ -177,7 +178,7 @@ def minimise(
         target, Newton(preconditioner=family.preconditioner), lambda dtype: family.hessian(target, dtype), tolerance
     )
     run.trust(radius)
-    steps = 0
+    steps, size = 0, float(ScaledParameters(target).values().norm())
     while not run.finished and steps < most:
         if should_stop is not None and steps and should_stop():
             return Corrected(None, steps, run.products)
@@ -185,11 +186,15 @@ def minimise(
         steps += 1
         if not math.isfinite(value.objective):
             return Corrected(None, steps, run.products)
-    evaluation = target.evaluate()
-    residual = float(target.residual().max())
+    scaled = ScaledParameters(target)
+    evaluation, residual = target.evaluate(), float(target.residual().max())
+    if not residual <= tolerance and float(scaled.values().norm()) <= _NOTHING * size:
+        # towards the zero network, where residuals stay at 1 for being relative to the weights
+        scaled.write(torch.zeros_like(scaled.values()))
+        evaluation, residual = target.evaluate(), float(target.residual().max())
     if not residual <= tolerance:
         return Corrected(None, steps, run.products)
-    return Corrected(Here(tau, ScaledParameters(target).values(), evaluation, residual), steps, run.products)
+    return Corrected(Here(tau, scaled.values(), evaluation, residual), steps, run.products)
 
 
 @dataclass(frozen=True)
@@ -304,11 +309,12 @@ def beside(
         if rises > 2 or (should_stop is not None and count and should_stop()):
             break
         last = min(last, residual)
-        hessian = family.hessian(target, torch.float32 if residual > _ROUGH_ABOVE else x.dtype)
-        hessian.linearise()
         if metric is None or count % 2 == 0:
             metric = family.preconditioner(target)
             metric.refresh()
+        rough = residual > _ROUGH_ABOVE and not metric.stiff
+        hessian = family.hessian(target, torch.float32 if rough else x.dtype)
+        hessian.linearise()
         system = Bordered(scaled_product(hessian, scaled), metric, border, along)
         if residual <= tolerance and count:
             direction = system.direction(along.size, along)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from isthmus.branches.branch import Branch, BranchPoint, Event, EventKind, copied
 from isthmus.branches.correct import Corrected, Direction, Here, Local, Tangent, beside, minimise, restored, unit
 from isthmus.branches.family import Family
@@ -156,7 +158,7 @@ class Follower:
         local, tangent, least = self._look(found.here)
         self._arrive(found.here, local, tangent, least)
         if _negative(least):
-            self._leave(found.here, local, least, None)
+            self._leave(found.here.x, tau, least.vectors[0], found.here)
 
     def end(self, status: Status, advice: str | None = None) -> None:
         """No further steps; the parameters are those of the last point."""
@@ -325,7 +327,7 @@ class Follower:
                 return self._jump(here, found.here, there, theirs, least)
             return self._refuse(here, abs(delta), 0.5 if gap < 1.5 * _AGREES else 0.25)
         if _negative(least):
-            return self._lost(here, tangent, found.here, there, least)
+            return self._lost(here, tangent, found.here, least)
         self._arrive(found.here, there, theirs, least)
         factor = min(_WANTED / max(found.steps, 1), math.sqrt(0.5 * _AGREES / max(gap, 1e-9)))
         self.step = max(self.shortest, abs(delta) * min(2.0, max(0.5, factor)))
@@ -341,7 +343,7 @@ class Follower:
     def _jump(self, here: Here, found: Here, there: Local, theirs: Tangent, least: Lowest) -> None:
         """The shortest step still disagrees with the tangents: the branch ends between the two points."""
         if _negative(least):
-            return self._leave(found, there, least, here)
+            return self._leave(found.x, found.tau, least.vectors[0], here)
         self._new_branch(found, EventKind.JUMP, here)
         self._arrive(found, there, theirs, least)
         self.step = 2 * self.shortest
@@ -363,51 +365,60 @@ class Follower:
         self.changed = factor < 1
         self._write(here)
 
-    def _lost(self, here: Here, tangent: Tangent, there: Here, local: Local, least: Lowest) -> None:
+    def _lost(self, here: Here, tangent: Tangent, there: Here, least: Lowest) -> None:
         """The branch went on as a saddle: where it lost its stability, and which branch is stable beyond."""
         assert self.least is not None
         along = unit(self.sign * tangent.x, float(self.sign), self._norm())
         length = abs(there.tau - here.tau) / abs(along.tau)
         self._change_of_stability(here, along, length, float(self.least.values[0]), least, there)
-        self._leave(there, local, least, here)
 
     def _change_of_stability(
-        self, here: Here, along: Direction, step: float, before: float, least: Lowest, there: Here
+        self, here: Here, along: Direction, step: float, before: float, least: Lowest, there: Here, leave: bool = True
     ) -> None:
+        """Name a change of the least eigenvalue's sign between two points; then leave for the stable branch."""
         located = bifurcation(self.family, here, along, step, before, float(least.values[0]))
-        value, error, how = (
-            self.family.value(there.tau),
+        at, vector, error, how = (
+            there,
+            least.vectors[0],
             math.nan,
             f" ({_NOT_LOCATED}: between here and the last point)",
         )
-        if located is not None:
+        if located is not None and located.vector is not None:
             self._spent += located.products
-            value, how = self.family.value(located.here.tau), ""
-            error = located.error * (value if self.family.logarithmic else 1.0)
+            at, vector, how = located.here, located.vector, ""
+            error = located.error * (self.family.value(at.tau) if self.family.logarithmic else 1.0)
+        lost = float(least.values[0]) < before
+        words = f"the branch is a {'saddle' if lost else 'minimum'}"
         self._event(
             EventKind.BIFURCATION,
-            value,
-            f"the least eigenvalue of the Hessian changes its sign; beyond, the branch is a saddle{how}",
+            self.family.value(at.tau),
+            f"the least eigenvalue of the Hessian changes its sign; beyond, {words}{how}",
             error=error,
         )
+        if leave:
+            tau = at.tau + self.sign * self.shortest
+            beyond = self.sign * (there.tau - tau) > 0 and located is not None
+            self._leave(at.x, tau if beyond else there.tau, vector, here)
 
-    def _leave(self, there: Here, local: Local, least: Lowest, before: Here | None) -> None:
+    def _leave(self, x: Tensor, tau: float, vector: Tensor, origin: Here) -> None:
         """From a saddle down to the minimum on either side of it, the lower one: a new branch."""
-        v, best = least.vectors[0], None
+        best: Here | None = None
+        scaled = ScaledParameters(self.family.at(self.family.value(tau)))
         for side in (1.0, -1.0):
-            local.scaled.write(there.x + side * _NUDGE * self._norm() * v)
-            found = minimise(self.family, there.tau, self.settings.tolerance, _LANDING, should_stop=self.should_stop)
+            scaled.write(x + side * _NUDGE * self._norm() * vector)
+            found = minimise(self.family, tau, self.settings.tolerance, _LANDING, should_stop=self.should_stop)
             self._count(found)
             if self._stopped():
-                assert self.here is not None
-                return self._write(self.here)
-            if found.here is not None and (
-                best is None or found.here.evaluation.objective < best.evaluation.objective * (1 - 1e-9)
-            ):
+                return self._write(origin)
+            if found.here is None:
+                continue
+            value = found.here.evaluation.objective
+            if best is None or value < best.evaluation.objective - 1e-9 * abs(value):
                 best = found.here
         if best is None:
+            self._write(origin)
             return self.end(Status.STALLED, "no minimum was found beside the saddle; try another step or tolerance")
-        self._land(best, EventKind.SWITCH, there)
+        self._land(best, EventKind.SWITCH, origin)
 
     def _land(self, found: Here, kind: EventKind, origin: Here) -> None:
         """A new branch begins, at a point that is still to be looked at."""
@@ -461,9 +472,11 @@ class Follower:
         negative = _negative(least)
         stable_before = self.points[-1].stable
         if negative == stable_before and self.least is not None:
-            self._change_of_stability(here, along, step, float(self.least.values[0]), least, found.here)
-            if negative and direction.tau * self.sign > 0:
-                return self._leave(found.here, local, least, here)
+            leave = negative and direction.tau * self.sign > 0
+            before = float(self.least.values[0])
+            self._change_of_stability(here, along, step, before, least, found.here, leave)
+            if leave:
+                return
         self.along = direction
         self._arrive(found.here, local, None, least, 1 if direction.tau > 0 else -1)
         self.step = min(_ALONG, step * (1.5 if found.steps <= 4 else 0.7 if found.steps > 7 else 1.0))

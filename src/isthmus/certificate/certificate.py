@@ -14,7 +14,7 @@ from isthmus.bottleneck import collapsed
 from isthmus.certificate.kind import KindOfPoint
 from isthmus.certificate.kinks import kink_residual
 from isthmus.geodesic import Geodesic
-from isthmus.mechanics import scaled_hamiltonian, stationarity_residual
+from isthmus.mechanics import ORDERS, modified_hamiltonians, stationarity_residual
 from isthmus.thresholds import CRITICAL, CRITICAL_AT_KINKS
 
 
@@ -32,6 +32,9 @@ class Certificate:
         h_spread: its largest minus its smallest. Not 0 at a critical point: the O(ρ) error of the layers.
         h_predicted: the spread that symplectic Euler has to first order at a critical point, see `hamiltonian_drift`.
         h_unexplained: the spread that is left when that is taken away: O(ρ²) at a critical point.
+        h_modified_spread: the spread that is left when the second order is taken away as well (E15): O(ρ³).
+        modified_order: which of 1 (H itself), 2 and 3 leaves the least: where ρ is large, a longer series may be worse.
+        hamiltonian_modified: ``−2H̃/L̃`` per layer, of that order; empty at L̃ = 0.
         kink_residual: of a ReLU network, the largest residual with the best derivatives at kinks; None for other σ.
         kink_width: states within this times the layer's root mean square count as kinks.
         kinks: how many.
@@ -48,6 +51,9 @@ class Certificate:
     h_spread: float
     h_predicted: float
     h_unexplained: float
+    h_modified_spread: float
+    modified_order: int
+    hamiltonian_modified: Float[Tensor, "layers_or_none"]
     kink_residual: float | None
     kink_width: float
     kinks: int
@@ -75,24 +81,6 @@ class Certificate:
         return values | {"kind": kind, "converged": self.converged}
 
 
-def hamiltonian_drift(geodesic: Geodesic) -> PerLayer:
-    """By how much the staggered ``−2H/L̃`` departs from a constant at a critical point, to first order in ρ.
-
-    Layers are symplectic Euler, ``A_ℓ = A_{ℓ−1} + ρH_B``, ``B_ℓ = B_{ℓ−1} − ρH_A`` at ``(A_{ℓ−1}, B_ℓ)``: it conserves
-    ``H(A_{ℓ−1}, B_ℓ) + (ρ/2)⟨H_A, H_B⟩ + O(ρ²)`` (Hairer, Lubich and Wanner 2006, IX.3). With ``ρH_B = ΔA`` and
-    ``ρH_A = −ΔB`` the second term is ``−⟨ΔA, ΔB⟩/2ρ``. Where ρ changes from layer to layer, the conserved quantity
-    changes by ``−(Δρ/2)⟨H_A, H_B⟩`` between them.
-
-    Args:
-        geodesic: a path at L̃ > 0.
-    """
-    rho, leak = geodesic.rho, geodesic.effective_depth
-    dA, dB = geodesic.A[1:] - geodesic.A[:-1], (geodesic.M[1:] - geodesic.M[:-1]) / leak
-    product = -(dA * dB).sum(dim=(1, 2)) / rho**2
-    jumps = torch.cat((rho.new_zeros(1), ((rho[1:] - rho[:-1]) * product[:-1] / 2).cumsum(0)))
-    return (2 / leak) * (rho * product / 2 + jumps)
-
-
 def certify(
     geodesic: Geodesic, kink_width: float = 1e-3, kink_iterations: int = 1000, kind: KindOfPoint | None = None
 ) -> Certificate:
@@ -115,13 +103,9 @@ def certify(
     off = (g.W - optimal) * g.rho.sqrt()[:, None, None] * g.weight_decay
     squares = (g.rho * g.W.square().sum(dim=(1, 2))).sum()
     cross = (g.rho * (g.W * optimal).sum(dim=(1, 2))).sum()
-    H = residual.new_zeros(0)
-    spread = predicted = unexplained = math.nan
-    if g.effective_depth > 0:
-        scaled = [scaled_hamiltonian(g.A[i], g.M[i + 1], g.effective_depth, g.activation) for i in range(g.depth)]
-        H = -2 / g.effective_depth**2 * residual.new_tensor(scaled)
-        drift = hamiltonian_drift(g)
-        spread, predicted, unexplained = (float(v.max() - v.min()) for v in (H, drift, H - drift))
+    orders = list(modified_hamiltonians(g)) if g.effective_depth > 0 else [residual.new_zeros(0)] * len(ORDERS)
+    spreads = [float(v.max() - v.min()) if len(v) else math.nan for v in (*orders, orders[0] - orders[1])]
+    best = min(range(len(ORDERS)), key=lambda i: spreads[i])
     kinks = None
     if isinstance(g.activation, ReLU) and kink_width > 0:
         kinks = kink_residual(g.A, g.M[-1], g.W, g.rho, g.effective_depth, g.activation, kink_width, kink_iterations)
@@ -131,10 +115,13 @@ def certify(
         residual_median=float(residual.quantile(0.5)),
         gradient_norm=float(off.norm()),
         duality_gap=float((squares - cross).abs() / squares) if float(squares) > 0 else 0.0,
-        hamiltonian=H,
-        h_spread=spread,
-        h_predicted=predicted,
-        h_unexplained=unexplained,
+        hamiltonian=orders[0],
+        h_spread=spreads[0],
+        h_predicted=spreads[3],
+        h_unexplained=spreads[1],
+        h_modified_spread=spreads[2],
+        modified_order=ORDERS[best],
+        hamiltonian_modified=orders[best],
         kink_residual=None if kinks is None else float(kinks.residual.max()),
         kink_width=kink_width,
         kinks=0 if kinks is None else kinks.kinks,

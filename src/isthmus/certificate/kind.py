@@ -6,8 +6,9 @@ beside the eigenvalue covers rounding. A *minimum* is proven where the Hessian f
 only, and that nothing lower exists rests on convergence from two starts, one of which is random: it is very likely then
 (a random vector is not orthogonal to the eigenvector that is looked for), and no theorem.
 
-Everything is said of the point as it is. An eigenvalue nearer to 0 than its error is undecided, as it should be: linear
-networks without a skip (ρL̃ = 1) can be rotated between their layers at no cost, and have eigenvalues that are 0.
+Everything is said of the point as it is, which is near a critical point and not on it. An eigenvalue within its error
+of 0, or within 1e-4 of μ, is therefore undecided, as it should be: linear networks without a skip (ρL̃ = 1) can be
+rotated between their layers at no cost, and have eigenvalues that are 0.
 """
 
 import copy
@@ -21,14 +22,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.activations import ReLU
-from isthmus.curvature import DualPreconditioner, Hessian, Lowest, ScaledParameters, dense, lowest, scaled_product
+from isthmus.curvature import (
+    DualPreconditioner,
+    Hessian,
+    Lowest,
+    ScaledParameters,
+    dense,
+    lowest,
+    scaled_product,
+    sign_is_clear,
+)
 from isthmus.problem import Problem
 from isthmus.thresholds import CRITICAL
 
 _SEEDS = (0, 1)
-# Of the error, in units of the larger of μ and the eigenvalue, at which a sign that is clear is taken.
-_CLEAR = 1e-2
-# Of the error, in units of μ, at which an eigenvalue within its error is called 0.
+# In units of μ: what is called 0. At residuals of 1e-9 eigenvalues that are 0 by symmetry come out at 1e-10.
 _NOTHING = 1e-4
 
 
@@ -79,17 +87,6 @@ class KindOfPoint:
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
-def decided(value: float, error: float, unit: float) -> bool:
-    """Whether a least eigenvalue is known well enough for its sign.
-
-    Args:
-        value: the eigenvalue.
-        error: how far off it may be.
-        unit: μ.
-    """
-    return abs(value) > 2 * error and error <= _CLEAR * max(unit, abs(value))
-
-
 @torch.no_grad()
 def kind_of(
     problem: Problem,
@@ -118,7 +115,11 @@ def kind_of(
             "a ReLU has kinks: the second derivatives of its pieces say nothing of a point where pieces meet; take a "
             "smooth ReLU",
         )
-    wide = _in_float64(problem)
+    if problem.memory != "store":
+        return KindOfPoint(
+            Kind.UNDECIDED, f"memory={problem.memory!r}: Hessian products need the features of all layers in memory"
+        )
+    wide = in_float64(problem)
     wide.evaluate()
     residual = float(wide.residual().max())
     if not residual <= CRITICAL:
@@ -132,7 +133,8 @@ def kind_of(
     return _searched(wide, hessian, scaled, limit, start)
 
 
-def _in_float64(problem: Problem) -> Problem:
+def in_float64(problem: Problem) -> Problem:
+    """The problem itself, or a copy of it, model and all, in float64."""
     if problem.model.weight.dtype == torch.float64:
         return problem
     return Problem(
@@ -152,20 +154,21 @@ def _counted(hessian: Hessian, scaled: ScaledParameters) -> KindOfPoint:
     values, vectors = torch.linalg.eigh(matrix)
     mu, size = scaled.mu, len(values)
     error = size * torch.finfo(values.dtype).eps * float(values.abs().max())  # backward error of eigh, and of products
-    least, negative = float(values[0]), int((values < -error).sum())
+    nothing = max(error, _NOTHING * mu)
+    least, negative = float(values[0]), int((values < -nothing).sum())
     known: dict[str, Any] = {"least": least / mu, "error": error / mu, "negative": negative, "exact": True}
     known |= {"products": size, "direction": vectors[:, 0].contiguous()}
     if negative:
         many = "eigenvalue is" if negative == 1 else "eigenvalues are"
         return KindOfPoint(Kind.SADDLE, f"{negative} of the Hessian's {size} {many} negative", **known)
-    if least > error:
+    if least > nothing:
         return KindOfPoint(Kind.MINIMUM, f"all {size} eigenvalues of the Hessian are positive", **known)
-    return KindOfPoint(Kind.UNDECIDED, _nothing(int((values.abs() <= error).sum())), **known)
+    return KindOfPoint(Kind.UNDECIDED, _nothing(int((values.abs() <= nothing).sum())), **known)
 
 
 def _nothing(count: int | None = None) -> str:
     which = "the least eigenvalue is" if count is None else f"{count} eigenvalue{' is' if count == 1 else 's are'}"
-    return f"{which} 0 within the error: a symmetry of the network, or a change of stability"
+    return f"{which} 0 within the error or 1e-4 of mu: a symmetry of the network, or a change of stability"
 
 
 def _searched(
@@ -177,22 +180,21 @@ def _searched(
     found: list[Lowest] = []
     for seed, first in zip(_SEEDS, (start, None), strict=True):
         generator = torch.Generator().manual_seed(seed)
-        search = lowest(
-            hessian, scaled, metric, 1, _NOTHING, limit, first, generator, enough=lambda v, e: decided(v, e, mu)
-        )
+        search = lowest(hessian, scaled, metric, 1, _NOTHING, limit, first, generator, enough=sign_is_clear(mu))
         found.append(search)
-        if float(search.values[0]) + float(search.errors[0]) < 0:
+        if float(search.values[0]) < -max(float(search.errors[0]), _NOTHING * mu):
             break
     best = min(found, key=lambda f: float(f.values[0]))
     value, error = float(best.values[0]), float(best.errors[0])
     known: dict[str, Any] = {"least": value / mu, "error": error / mu, "direction": best.vectors[0]}
     known["products"] = sum(f.products for f in found)
-    if value + error < 0:
+    nothing = max(error, _NOTHING * mu)
+    if value < -nothing:
         return KindOfPoint(Kind.SADDLE, "in one direction the objective bends down", **known)
     if not all(f.converged for f in found):
         short = f"the least eigenvalue is not settled after {limit} Hessian products"
         return KindOfPoint(Kind.UNDECIDED, short, **known)
-    if value - error <= 0:
+    if value <= nothing:
         return KindOfPoint(Kind.UNDECIDED, _nothing(), **known)
     reason = f"the least eigenvalue found from {len(found)} starts is positive (no proof that none is lower)"
     return KindOfPoint(Kind.MINIMUM, reason, **known)

@@ -5,7 +5,7 @@ from isthmus.curvature.dual import DualPreconditioner
 from isthmus.curvature.hessian import Hessian
 from isthmus.curvature.kronecker import KroneckerPreconditioner
 from isthmus.curvature.linearise import Linearisation, Linearised
-from isthmus.curvature.lowest import Lowest, dense, least_eigenpairs, lowest, scaled_product
+from isthmus.curvature.lowest import Lowest, dense, least_eigenpairs, lowest, scaled_product, sign_is_clear
 from isthmus.curvature.scaled import ScaledParameters
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "least_eigenpairs",
     "lowest",
     "scaled_product",
+    "sign_is_clear",
 ]

@@ -24,6 +24,8 @@ from isthmus.curvature.scaled import ScaledParameters
 # Vectors of the subspace at most. On the network of 20 layers in tests/core/test_lowest.py 24, 40 and 80 take 158, 153
 # and 142 products, and 80 more time.
 _BASIS = 40
+# The error, in units of the larger of μ and the eigenvalue, at which a sign that is clear is taken.
+_CLEAR = 1e-2
 # A new direction that is this small beside what it was, once orthogonal to the others, is rounding.
 _LOST = 1e-10
 
@@ -57,6 +59,15 @@ class Lowest:
 def scaled_product(hessian: SecondOrder, scaled: ScaledParameters) -> Callable[[Tensor], Tensor]:
     """``v ↦ Hv`` of flat vectors in scaled variables, at the point of the last ``hessian.linearise()``."""
     return lambda v: scaled.flatten(hessian.product(scaled.unflatten(v)), gradient=True)
+
+
+def sign_is_clear(unit: float) -> Callable[[float, float], bool]:
+    """For ``enough``: whether a value and its error tell the sign, and its size to a hundredth of μ or of itself.
+
+    Args:
+        unit: μ.
+    """
+    return lambda value, error: abs(value) > 2 * error and error <= _CLEAR * max(unit, abs(value))
 
 
 def lowest(

@@ -11,13 +11,13 @@ from isthmus.problem import Problem
 from isthmus.runs.branch_folder import END, START, STATE, load_branch
 from isthmus.runs.build import build_task, restore_model, restore_problem
 from isthmus.runs.folder import RunFolder
-from isthmus.runs.products import reading_summary
+from isthmus.runs.products import kind_summary, reading_summary
 from isthmus.runs.saved import read_saved
 from isthmus.status import Status
 
 
 def read_end(folder: Path) -> dict[str, Any]:
-    """What the network of the last point shows: costs, residual, verdict.
+    """What the network of the last point shows: costs, residual, minimum or saddle, verdict.
 
     Args:
         folder: of a branch.
@@ -42,7 +42,7 @@ def read_end(folder: Path) -> dict[str, Any]:
     zero_cost = float(problem.loss.evaluate(nothing, problem.y)[0])
     reading = bottleneck(geodesic, table, config.analysis.rank_threshold, test_cost, zero_cost)
     scores = {"objective": geodesic.objective, "data_cost": geodesic.data_cost, "test_cost": test_cost}
-    return scores | table.summary() | reading_summary(reading)
+    return scores | table.summary() | kind_summary(problem) | reading_summary(reading)
 
 
 @dataclass(frozen=True)

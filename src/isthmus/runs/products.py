@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 MOST_SAMPLES = 200
 """Samples in the projection: more only blacken the picture."""
 
+KIND_PRODUCTS = 300
+"""Hessian products of each search for the least eigenvalue at most; the network of 20 layers that
+docs/notes/solver.md calls the small case takes about 100."""
+
 
 def write_products(folder: RunFolder, config: RunConfig, built: "Built", result: Mapping[str, Any]) -> dict[str, Any]:
     """Read the trained network and write everything but the report; returns the summary, written last.
@@ -57,6 +61,7 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
         **result,
         **scores,
         **table.summary(),
+        **kind_summary(problem, trainer.least_direction),
         **reading_summary(reading),
         **_settings(config, built),
         "steps": trainer.step_count,
@@ -110,6 +115,19 @@ def _scores(problem: "Problem", geodesic: "Geodesic") -> dict[str, Any]:
     if train_accuracy is not None:
         scores |= {"train_accuracy": train_accuracy, "test_accuracy": test_accuracy}
     return scores
+
+
+def kind_summary(problem: "Problem", direction: torch.Tensor | None = None) -> dict[str, Any]:
+    """Minimum, saddle or undecided; ``direction``: where to look first, as the trainer left it."""
+    from isthmus.certificate import kind_of
+
+    found = kind_of(problem, limit=KIND_PRODUCTS, start=direction).to_dict()
+    return {
+        "kind": found["kind"],
+        "kind_reason": found["reason"],
+        "least_eigenvalue": found["least"],
+        "least_eigenvalue_error": found["error"],
+    }
 
 
 def reading_summary(reading: "Bottleneck") -> dict[str, Any]:

@@ -46,6 +46,7 @@ class End:
         doubts: what speaks against it.
         trusted: whether nothing does.
         where: the point.
+        kind: minimum, saddle or undecided, with the reason; "" where it was not asked.
     """
 
     headline: str
@@ -53,6 +54,7 @@ class End:
     doubts: tuple[str, ...]
     trusted: bool
     where: str
+    kind: str
 
 
 def name(data: BranchData) -> str:
@@ -120,7 +122,14 @@ def end(data: BranchData) -> End | None:
         doubts=tuple(map(str, doubts)) if isinstance(doubts, list) else (),
         trusted=reading.get("trusted") is True,
         where=f"{name(data)} = {show(data.values[-1], 6)}",
+        kind=_kind(reading),
     )
+
+
+def _kind(reading: dict[str, object]) -> str:
+    """What kind of point it is, and why."""
+    reason = reading.get("kind_reason")
+    return "" if not reading.get("kind") else f"{reading['kind']}: {reason}" if reason else str(reading["kind"])
 
 
 def event_line(data: BranchData, event: dict[str, object]) -> str:
