@@ -219,9 +219,7 @@ def test_another_branch_is_not_taken_up_in_its_place(cli, whole, tmp_path):
     shutil.copytree(whole, folder)
     refused = cli("follow", "--out", folder, "--tolerance", "1e-6", "--parameter", "mu", "--no-eigenvalues")
     assert refused.code == 2
-    assert (
-        "--parameter mu, and not --parameter effective_depth" in refused.err
-    )
+    assert "--parameter mu, and not --parameter effective_depth" in refused.err
     assert "choose another --out, or replace it with --overwrite" in refused.err
     (tmp_path / "other.yaml").write_text(CONFIG.replace("0.05", "0.06"))
     refused = cli("follow", "--config", "other.yaml", *FOLLOW, "--out", folder)

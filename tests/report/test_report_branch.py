@@ -50,7 +50,13 @@ def made(folder: Path, **changes: Any) -> BranchData:
         "events": EVENTS,
         "status": "converged",
         "advice": "",
-        "reading": {"verdict": "A bottleneck of rank 2.", "method": "counted", "doubts": ["one <b>doubt</b>"]},
+        "reading": {
+            "verdict": "A bottleneck of rank 2.",
+            "method": "counted",
+            "doubts": ["one <b>doubt</b>"],
+            "kind": "minimum",
+            "kind_reason": "all is positive",
+        },
         "seconds": 75.0,
     }
     (folder / "branch.json").write_text(json.dumps(content | changes))
@@ -168,6 +174,7 @@ def test_page_and_files(tmp_path: Path) -> None:
         "fold 7.25 ± 1e-7 the branch turns back",
         "one &lt;b&gt;doubt&lt;/b&gt;",
         "teacher 10→2→10",
+        "At L̃ = 8. It is a minimum: all is positive.",
     ):
         assert words in text, words
     assert "not kept" not in text
@@ -180,6 +187,7 @@ def test_the_terminal_has_every_point_and_each_event_after_its_own(tmp_path: Pat
     assert lines[rows[1] + 1] == "    rank at L̃ = 6: the rank goes from 3 to 2"
     assert lines[rows[2] + 1] == "    fold at L̃ = 7.25 ± 1e-7: the branch turns back"
     assert lines[rows[2] + 2].startswith("    jump at L̃ = 8")
+    assert "The last point: It is a minimum: all is positive." in lines
     assert "Verdict at L̃ = 8: A bottleneck of rank 2." in lines and "  doubt: one <b>doubt</b>" in lines
     assert max(map(len, plain_branch(made(tmp_path), 70).splitlines()[1:6])) <= 70
 

@@ -29,6 +29,7 @@ def plain_branch(data: BranchData, width: int = WIDTH) -> str:
     lines = [head, *_table(data, width), "", f"{said.headline}.", *said.sentences, *data.notes()]
     last = end(data)
     if last is not None:
+        lines += [f"The last point: {last.kind}"] if last.kind else []
         lines += [f"Verdict at {last.where}: {last.headline}", f"  made by: {last.method}"]
         lines += [f"  doubt: {doubt}" for doubt in last.doubts] or ["  no doubts recorded"]
     return "\n".join(lines)

@@ -46,7 +46,7 @@ class End:
         doubts: what speaks against it.
         trusted: whether nothing does.
         where: the point.
-        kind: minimum, saddle or undecided, with the reason; "" where it was not asked.
+        kind: minimum, saddle or undecided, with the reason, a sentence; "" where it was not asked.
     """
 
     headline: str
@@ -126,10 +126,16 @@ def end(data: BranchData) -> End | None:
     )
 
 
+_KINDS = {"minimum": "It is a minimum", "saddle": "It is a saddle"}
+
+
 def _kind(reading: dict[str, object]) -> str:
-    """What kind of point it is, and why."""
+    """What kind of point it is, and why, in a sentence."""
     reason = reading.get("kind_reason")
-    return "" if not reading.get("kind") else f"{reading['kind']}: {reason}" if reason else str(reading["kind"])
+    if not reading.get("kind"):
+        return ""
+    words = _KINDS.get(str(reading["kind"]), "Minimum or saddle is undecided")
+    return f"{words}: {reason}." if reason else f"{words}."
 
 
 def event_line(data: BranchData, event: dict[str, object]) -> str:
