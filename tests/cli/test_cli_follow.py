@@ -74,6 +74,11 @@ def test_a_branch_from_a_configuration_is_solved_followed_and_certified(cli, who
     found = json.loads(cli("certify", whole / "end.safetensors", "--json").out)
     assert found["objective"] == pytest.approx(data.points[-1]["objective"], rel=1e-12)
     assert "A critical point" in cli("certify", whole / "start.safetensors").out
+    probed = cli("probe", whole / "end.safetensors")
+    assert probed.code == 0 and "layer" in probed.out
+    for command in ("certify", "probe"):
+        refused = cli(command, whole)
+        assert refused.code == 2 and "holds a branch: give the last network of it" in refused.err
 
 
 def test_show_and_report_know_a_branch(cli, whole, tmp_path):
@@ -268,6 +273,7 @@ def test_starts_and_folders_that_cannot_be_used(cli, whole, tmp_path):
     for arguments, words in (
         ((*FOLLOW,), "there is nothing to start from: give the folder of a run, or --config FILE"),
         (("nothing", *FOLLOW), "nothing is not a run folder"),
+        ((whole, *FOLLOW), f"{whole} holds a branch: give the last network of it, {whole / 'end.safetensors'}"),
         (("run", "--config", "small.yaml", *FOLLOW), "a branch starts from RUN or from --config FILE"),
         (("--config", "none.yaml", *FOLLOW), "none.yaml"),
         (("--config", "linear.yaml", *FOLLOW, "--sharpness", "3"), "--sharpness is for networks with a ReLU"),

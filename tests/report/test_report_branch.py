@@ -182,7 +182,7 @@ def test_page_and_files(tmp_path: Path) -> None:
 
 def test_the_terminal_has_every_point_and_each_event_after_its_own(tmp_path: Path) -> None:
     lines = plain_branch(made(tmp_path)).splitlines()
-    rows = [i for i, line in enumerate(lines) if "minimum" in line]
+    rows = [i for i, line in enumerate(lines) if "  minimum  " in line]
     assert len(rows) == 4
     assert lines[rows[1] + 1] == "    rank at L̃ = 6: the rank goes from 3 to 2"
     assert lines[rows[2] + 1] == "    fold at L̃ = 7.25 ± 1e-7: the branch turns back"

@@ -4,6 +4,7 @@ What the folder holds is in `isthmus.runs.branch_folder`, where it starts in `is
 """
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from isthmus.runs.branch_folder import (
 )
 from isthmus.runs.branch_points import read_end
 from isthmus.runs.branch_start import KEYS, SOLVER, Origin, Plan, begun, taken_up
-from isthmus.runs.environment import describe_environment, resumed
+from isthmus.runs.environment import changes, describe_environment, resumed
 from isthmus.runs.execution import threads
 from isthmus.runs.folder import RunFolder
 from isthmus.runs.state import save_state
@@ -128,6 +129,8 @@ class _Session:
         self.began = time.monotonic()
         before = plan.before
         now = describe_environment(device="cpu", dtype="float64", seed=plan.config.seed)
+        for change in changes(before.get("environment", {}), now):
+            warnings.warn(f"{change}: the branch may go on in other bits than an uninterrupted one", stacklevel=4)
         self.content: dict[str, Any] = {
             "version": VERSION,
             "settings": asdict(plan.following) | {"start": plan.family.present()},
