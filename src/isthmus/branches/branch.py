@@ -183,7 +183,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-_SHOWN = {"minus_2h_over_l": "−2H/L̃", "coi_least": "COI", "rank": "rank", "rank_about_mean": "k*"}
+_SHOWN = {"minus_2h_over_l": "−2H/L̃", "coi_least": "COI", "k_star": "k*"}
 
 
 def table(parameter: str, points: Sequence[BranchPoint], events: Sequence[Event]) -> str:

@@ -258,9 +258,11 @@ class Follower:
         last, index = self.points[-2], len(self.points) - 2
         if point.readings.get("collapsed") == 1 and last.readings.get("collapsed") == 0:
             self._event(EventKind.COLLAPSE, point.value, "the outputs no longer depend on the inputs", index)
-        a, b = last.readings.get("rank"), point.readings.get("rank")
+        a, b = last.readings.get("k_star"), point.readings.get("k_star")
         if a is not None and b is not None and a != b:
-            self._event(EventKind.RANK, point.value, f"the bottleneck's rank goes from {a:.0f} to {b:.0f}", index)
+            self._event(
+                EventKind.RANK, point.value, f"the bottleneck's rank about its mean goes from {a:.0f} to {b:.0f}", index
+            )
 
     def _event(
         self, kind: EventKind, value: float, message: str, after: int | None = None, error: float = math.nan

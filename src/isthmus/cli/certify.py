@@ -96,7 +96,9 @@ def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
 
 def _verdict(c: "Certificate", saved: "Saved") -> str:
     if c.collapsed:
-        return "Collapsed: the outputs hardly depend on the inputs, and the zero network is a local minimum."
+        minimum = c.kind is None or c.kind.kind != "saddle"
+        tail = ", and the zero network is a local minimum" if minimum else ""
+        return f"Collapsed: the outputs hardly depend on the inputs{tail}."
     if c.residual_max <= CRITICAL:
         return "A critical point: every layer's residual is at most 1e-4."
     if c.converged:

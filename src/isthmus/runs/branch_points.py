@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isthmus.bottleneck import bottleneck
 from isthmus.branches import Branch, ProblemFamily, points_of
 from isthmus.mechanics import mechanics, spectra
 from isthmus.problem import Problem
 from isthmus.runs.branch_folder import END, START, STATE, load_branch
 from isthmus.runs.build import build_task, restore_model, restore_problem
 from isthmus.runs.folder import RunFolder
-from isthmus.runs.products import kind_summary, reading_summary
+from isthmus.runs.products import read_network
 from isthmus.runs.saved import read_saved
 from isthmus.status import Status
 
@@ -37,12 +36,7 @@ def read_end(folder: Path) -> dict[str, Any]:
     )
     geodesic = problem.geodesic(Status.CONVERGED)
     table = mechanics(geodesic, gamma0=config.analysis.gamma0, rank_threshold=config.analysis.rank_threshold)
-    test_cost = problem.test()[0]
-    nothing = problem.y.new_zeros(problem.model.out_features, len(problem.x), dtype=geodesic.A.dtype)
-    zero_cost = float(problem.loss.evaluate(nothing, problem.y)[0])
-    reading = bottleneck(geodesic, table, config.analysis.rank_threshold, test_cost, zero_cost)
-    scores = {"objective": geodesic.objective, "data_cost": geodesic.data_cost, "test_cost": test_cost}
-    return scores | table.summary() | kind_summary(problem) | reading_summary(reading)
+    return read_network(problem, geodesic, table, config.analysis.rank_threshold)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from isthmus.runs.config import RunConfig
 from isthmus.runs.folder import RunFolder
 from isthmus.runs.schema import MODEL, SUMMARY, TABLES
 from isthmus.runs.state import save_state
+from isthmus.thresholds import NEAR
 
 if TYPE_CHECKING:
     from isthmus.bottleneck import Bottleneck
     from isthmus.geodesic import Geodesic
+    from isthmus.mechanics import MechanicsTable
     from isthmus.problem import Problem
     from isthmus.runs.build import Built
 
@@ -34,7 +36,6 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
         built: what trained.
         result: ``status``, ``message``, ``advice``, ``layer`` and ``step`` of the training.
     """
-    from isthmus.bottleneck import bottleneck
     from isthmus.mechanics import mechanics
     from isthmus.status import Status
 
@@ -45,10 +46,7 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
     geodesic = problem.geodesic(Status(result["status"]))
     threshold = config.analysis.rank_threshold
     table = mechanics(geodesic, gamma0=config.analysis.gamma0, rank_threshold=threshold)
-    scores = _scores(problem, geodesic)
-    nothing = torch.zeros(problem.model.out_features, len(problem.x), dtype=torch.float64, device=problem.x.device)
-    zero_cost = float(problem.loss.evaluate(nothing, problem.y)[0])
-    reading = bottleneck(geodesic, table, threshold, scores["test_cost"], zero_cost)
+    shown = read_network(problem, geodesic, table, threshold, trainer.least_direction)
     tables: dict[str, Mapping[str, Any]] = {
         "layers": table.layers,
         "states": table.states,
@@ -59,10 +57,7 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
         folder.write_table(TABLES[name], values)
     summary = {
         **result,
-        **scores,
-        **table.summary(),
-        **kind_summary(problem, trainer.least_direction),
-        **reading_summary(reading),
+        **shown,
         **_settings(config, built),
         "steps": trainer.step_count,
         "seconds": trainer.seconds,
@@ -70,6 +65,33 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
     del summary["step"]
     folder.write_json(SUMMARY, summary)
     return summary
+
+
+def read_network(
+    problem: "Problem",
+    geodesic: "Geodesic",
+    table: "MechanicsTable",
+    threshold: float,
+    direction: torch.Tensor | None = None,
+) -> dict[str, Any]:
+    """What a summary says of a network: costs, key numbers, minimum or saddle, the verdict with its doubts.
+
+    Args:
+        problem: with the network, and the test part where there is one.
+        geodesic: its path.
+        table: the mechanics of that.
+        threshold: of ranks.
+        direction: along which the least eigenvalue of the Hessian is looked for first.
+    """
+    from isthmus.bottleneck import bottleneck
+
+    scores = _scores(problem, geodesic)
+    nothing = torch.zeros(problem.model.out_features, len(problem.x), dtype=torch.float64, device=problem.x.device)
+    zero_cost = float(problem.loss.evaluate(nothing, problem.y)[0])
+    kind = _kind(problem, direction)
+    errors = _errors(problem, table)
+    reading = bottleneck(geodesic, table, threshold, scores["test_cost"], zero_cost, errors, kind["kind"])
+    return {**scores, **table.summary(), **kind, **_reading_summary(reading)}
 
 
 def model_bytes(built: "Built", config: RunConfig) -> bytes:
@@ -117,7 +139,7 @@ def _scores(problem: "Problem", geodesic: "Geodesic") -> dict[str, Any]:
     return scores
 
 
-def kind_summary(problem: "Problem", direction: torch.Tensor | None = None) -> dict[str, Any]:
+def _kind(problem: "Problem", direction: torch.Tensor | None) -> dict[str, Any]:
     """Minimum, saddle or undecided; ``direction``: where to look first, as the trainer left it."""
     from isthmus.certificate import kind_of
 
@@ -130,10 +152,26 @@ def kind_summary(problem: "Problem", direction: torch.Tensor | None = None) -> d
     }
 
 
-def reading_summary(reading: "Bottleneck") -> dict[str, Any]:
-    """What a summary holds of a verdict."""
+def _errors(problem: "Problem", table: "MechanicsTable") -> dict[str, float] | None:
+    """The optimiser's error on the ends of the interval of k*, where the network is near enough to a critical point."""
+    from isthmus.activations import ReLU
+    from isthmus.bottleneck import interval_readings
+    from isthmus.certificate import optimiser_error
+
+    near = max(float(value) for value in table["residual"]) <= NEAR
+    if not near or isinstance(problem.activation, ReLU) or problem.memory != "store":
+        return None
+    return optimiser_error(problem, interval_readings(), limit=KIND_PRODUCTS)
+
+
+def _reading_summary(reading: "Bottleneck") -> dict[str, Any]:
     return {
-        "rank_estimate": reading.rank,
+        "rank_estimate": reading.k_star,
+        "rank_with_mean": reading.rank,
+        "k_star_low": reading.interval[0],
+        "k_star_low_error": reading.interval_error[0],
+        "k_star_high": reading.interval[1],
+        "k_star_high_error": reading.interval_error[1],
         "trusted": reading.trusted,
         "method": reading.method,
         "doubts": list(reading.doubts),

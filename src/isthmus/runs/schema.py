@@ -173,8 +173,13 @@ SUMMARY_VALUES = {
     "min_coi_stable": Column("smallest stable COI", "over all states, A_L included (E7)", "dimensions"),
     "path_length": Column("path length", "∫ ‖∂_pA‖_{K+γI} dp over the whole path (E12)"),
     "rank_estimate": Column(
-        "rank estimate", "least rank of an interior state; null where the network collapsed", kind="integer"
+        "rank estimate", "of k*: directions of the plateau about its mean; null where collapsed", kind="integer"
     ),
+    "rank_with_mean": Column("with the mean", "least rank of an interior state, its mean included", kind="integer"),
+    "k_star_low": Column("k* from below", "−2H̃/L̃, median, of the order that leaves least spread (E11)", "dimensions"),
+    "k_star_low_error": Column("± of it", "the optimiser's error; null where unknown", "dimensions"),
+    "k_star_high": Column("k* from above", "least stable COI of an interior state (E11)", "dimensions"),
+    "k_star_high_error": Column("± of it", "the optimiser's error; null where unknown", "dimensions"),
     "trusted": Column("trusted", "whether nothing speaks against the estimate", kind="flag"),
     "method": Column("method", "how the estimate was made", kind="text"),
     "doubts": Column("doubts", "a list of sentences", kind="text"),
