@@ -75,7 +75,7 @@ class Points(Watcher):
 def described(parameter: str, point: BranchPoint) -> list[str]:
     """The words of a point's line."""
     words = [f"{parameter} {point.value:.6g}", f"objective {point.objective:.6g}", f"residual {point.residual:.1e}"]
-    for key, name in (("minus_2h_over_l", "-2H/L"), ("coi_least", "COI"), ("rank", "rank")):
+    for key, name in (("minus_2h_over_l", "-2H/L"), ("coi_least", "COI"), ("k_star", "k*")):
         if key in point.readings:
             words.append(f"{name} {point.readings[key]:.4g}")
     return [*words, "minimum" if point.stable else "saddle", f"{point.seconds:.1f} s"]

@@ -73,8 +73,8 @@ def objective_figure(data: BranchData) -> Figure | None:
         return None
     panels = [_panel(data, "objective (E3)", "objective", costs)]
     ranks = (
-        *_curve(data, "rank", "rank at the threshold", BLUE),
-        *_curve(data, "rank_about_mean", "{k}, about the mean", VERMILION),
+        *_curve(data, "k_star", "{k}, about the mean", VERMILION),
+        *_curve(data, "rank", "rank, with the mean", BLUE),
     )
     if ranks:
         top = max(y for one in ranks for y in finite(one.y))
@@ -84,7 +84,8 @@ def objective_figure(data: BranchData) -> Figure | None:
         "Objective and rank along the branch",
         tuple(panels),
         "A branch of minima keeps its objective smooth; where it ends, the next minimum may lie lower or higher. The "
-        f"rank counts singular values above {show(RANK)} of the largest; one of the directions may be the mean.",
+        f"rank counts singular values above {show(RANK)} of the largest, and one of these directions may be the mean; "
+        "{k} counts those in which the representation varies about its mean.",
     )
 
 

@@ -157,7 +157,7 @@ def cards(data: BranchData) -> tuple[Card, ...]:
         ("objective", "Objective", "Data cost and penalty (E3)."),
         ("minus_2h_over_l", "−2H/L̃", "Estimates k* from below (E11)."),
         ("coi_least", "Least stable COI", "Bounds k* from above."),
-        ("rank", "Rank", "Of the bottleneck; one direction may be the mean."),
+        ("k_star", "k*", "Directions of the bottleneck about its mean."),
         ("residual", "Residual", "The largest over the layers, 0 at a critical point (E9)."),
     ):
         values = [v for v in data.column(key) if v is not None]
