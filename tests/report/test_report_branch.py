@@ -88,6 +88,8 @@ def test_the_curve_has_both_readings_whole_numbers_and_every_event(tmp_path: Pat
     assert [line.value for line in panel.horizontals] == [1.0, 2.0, 3.0]
     assert [(line.value, line.label) for line in panel.verticals] == [(6.0, "rank"), (7.25, "fold"), (8.0, "jump")]
     assert panel.x_label == "effective depth {L}" and not panel.log_x
+    for other in figure("objective", data).panels + figure("residual", data).panels:
+        assert [(line.value, line.label) for line in other.verticals] == [(6.0, ""), (7.25, ""), (8.0, "")]
 
 
 def test_points_are_hollow_where_they_are_no_certified_minima(tmp_path: Path) -> None:
@@ -120,10 +122,10 @@ def test_weight_decay_has_a_logarithmic_axis_on_the_page_and_in_print(tmp_path: 
     settings = {"parameter": "mu", "to": 1e-6, "at": [], "eigenvalues": True, "weights": True}
     points = [point(i, value=10.0 ** -(2 * i)) for i in range(4)]
     data = made(tmp_path, settings=settings, points=points, events=[{**EVENTS[2], "value": 1e-3}])
-    panel = figure("objective", data).panels[0]
+    panel = figure("curve", data).panels[0]
     layout = specification(panel)["layout"]
     assert layout["xaxis"]["type"] == "log"
-    (label,) = layout["annotations"]
+    (label,) = [a for a in layout["annotations"] if a["text"]]
     assert label["text"] == "jump" and label["x"] == pytest.approx(-3.0)
     plain = specification(replace(panel, verticals=()))["layout"]
     low, high = plain["xaxis"]["range"]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from isthmus.report._numbers import finite, positive, show
 from isthmus.report.branch.columns import LABELS, LOGARITHMIC, NAMES, kind
@@ -41,6 +42,7 @@ def curve_figure(data: BranchData) -> Figure | None:
     top = math.ceil(max(values)) if view is None else view[1]
     lines = tuple(Reference(float(k), "") for k in range(1, min(math.floor(top), MOST_LINES) + 1))
     panel = _panel(data, "", "dimensions", tuple(series), horizontals=lines, view=view)
+    panel = replace(panel, verticals=_events(data))
     return Figure(
         "curve",
         f"The bottleneck's rank against {NAMES.get(data.parameter, data.parameter)}",
@@ -227,7 +229,7 @@ def _panel(
     horizontals: tuple[Reference, ...] = (),
     view: tuple[float, float] | None = None,
 ) -> Panel:
-    """A panel against the parameter, with the events."""
+    """A panel against the parameter, with a line for every event; what each is, the curve says."""
     if log and view is None and not any(y for one in series for y in positive(one.y)):
         log = False
     return Panel(
@@ -237,7 +239,7 @@ def _panel(
         series,
         log=log,
         horizontals=horizontals,
-        verticals=_events(data),
+        verticals=tuple(Reference(event.value, "") for event in _events(data)),
         view=view,
         log_x=data.parameter in LOGARITHMIC,
         empty="no point has such a number",
