@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types slow bench clean
+.PHONY: help install demo figure1 docs-figures test lint types slow bench clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "isthmus needs Python 3.11 or newer; set PYTHON=python3.11, say")'
@@ -19,8 +19,15 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)  ## make .venv and install into it (once)
 
-demo: $(STAMP)  ## train the network of the paper's Figure 1 and show it: runs/figure1/report.html
+demo: $(STAMP)  ## solve a small network to a critical point, then follow it as L grows: runs/demo-branch/report.html
+	$(BIN)/isthmus train --config examples/demo.yaml --out runs/demo --resume
+	$(BIN)/isthmus follow runs/demo --parameter effective_depth --to 8 --out runs/demo-branch
+
+figure1: $(STAMP)  ## train the network of the paper's Figure 1 and show it: runs/figure1/report.html
 	$(BIN)/isthmus train --config examples/figure1.yaml --out runs/figure1 --resume
+
+docs-figures: demo  ## draw the curve of docs/how-to/branches.md anew
+	cp runs/demo-branch/figures/curve.svg docs/images/branch-curve.svg
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .

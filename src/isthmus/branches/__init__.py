@@ -5,6 +5,7 @@ from isthmus.branches.branch import Branch, BranchPoint, Event, EventKind
 from isthmus.branches.family import PARAMETERS, Family, ProblemFamily, Unconditioned
 from isthmus.branches.follow import follow
 from isthmus.branches.readings import readings
+from isthmus.branches.saved import points_of
 from isthmus.branches.starts import Found, Minima, branches
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Unconditioned",
     "branches",
     "follow",
+    "points_of",
     "readings",
 ]
 

@@ -332,7 +332,7 @@ class Follower:
             return self._lost(here, tangent, found.here, least)
         self._arrive(found.here, there, theirs, least)
         factor = min(_WANTED / max(found.steps, 1), math.sqrt(0.5 * _AGREES / max(gap, 1e-9)))
-        self.step = abs(delta) * min(2.0, max(0.5, factor))
+        self.step = max(self.shortest, abs(delta) * min(2.0, max(0.5, factor)))
 
     def _gap(self, here: Here, tangent: Tangent, there: Here, theirs: Tangent) -> float:
         """By how much the way between two points departs from the trapezoid of their tangents, relative to it."""

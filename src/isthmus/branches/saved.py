@@ -62,12 +62,7 @@ def load(follower: Follower, file: Path) -> None:
     Raises:
         ValueError: a file that is none, or of another branch.
     """
-    try:
-        state = torch.load(file, weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{file} cannot be read as a branch ({error}): delete it to begin anew") from error
-    if not isinstance(state, dict) or state.get("version") != VERSION:
-        raise ValueError(f"{file} is no branch of this version: delete it to begin anew")
+    state = _read(file)
     mine, theirs = _identity(follower), state["identity"]
     for name, value in mine.items():
         if theirs[name] != value:
@@ -90,3 +85,22 @@ def load(follower: Follower, file: Path) -> None:
     if follower.status is None:
         follower.advice = ""
     follower.take_up()
+
+
+def points_of(file: str | Path) -> list[BranchPoint]:
+    """The points of a saved branch, with their parameters where they were kept; nothing is computed.
+
+    Raises:
+        ValueError: a file that is none.
+    """
+    return [BranchPoint(**p) for p in _read(Path(file))["points"]]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(file, weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{file} cannot be read as a branch ({error}): delete it to begin anew") from error
+    if not isinstance(state, dict) or state.get("version") != VERSION:
+        raise ValueError(f"{file} is no branch of this version: delete it to begin anew")
+    return state

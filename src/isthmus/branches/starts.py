@@ -84,9 +84,11 @@ class Minima:
         """Different certified minima, lowest first, and how many starts led to each."""
         groups: list[list[Found]] = []
         for f in self.certified:
-            same = groups and f.objective - groups[-1][0].objective <= SAME * abs(f.objective)
-            if same and f.k_star == groups[-1][0].k_star:
-                groups[-1].append(f)
+            for group in groups:
+                near = f.objective - group[0].objective <= SAME * abs(f.objective)
+                if near and f.k_star == group[0].k_star:
+                    group.append(f)
+                    break
             else:
                 groups.append([f])
         return tuple((group[0], len(group)) for group in groups)

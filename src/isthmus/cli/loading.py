@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from isthmus._support import hint
 from isthmus.model import LeakyResNet
 from isthmus.probe.batches import batches
+from isthmus.runs.branch_folder import is_branch
 from isthmus.runs.folder import RunFolder
 from isthmus.tasks.files import EXTENSIONS
 from isthmus.tasks.inputs import inputs_from_file
@@ -47,7 +48,7 @@ def load_network(given: str) -> Network:
     if folder.is_dir() or (folder.suffix == ".safetensors" and folder.is_file()):
         from isthmus.runs.build import load_run_model
 
-        if folder.is_dir() and not RunFolder(folder).is_run:
+        if folder.is_dir() and not RunFolder(folder).is_run and not is_branch(folder):
             raise ValueError(
                 f"{given} is a folder, but of no run of isthmus; give one that `isthmus train` wrote, or "
                 "PACKAGE.MODULE:FACTORY"

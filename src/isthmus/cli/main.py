@@ -11,7 +11,9 @@ from isthmus._support import command
 from isthmus.cli.certify import certify
 from isthmus.cli.failures import DONE, FAILED, INTERRUPTED, exit_codes, say
 from isthmus.cli.flags import naming_options, with_config_flags
+from isthmus.cli.follow import follow
 from isthmus.cli.probe import probe
+from isthmus.cli.shown import page_of, show_folder, write_page
 from isthmus.runs.config import RunConfig, apply_overrides, merge_sections
 from isthmus.runs.folder import RunFolder, free_folder, latest_folder
 from isthmus.runs.schema import CONFIG
@@ -32,7 +34,7 @@ app = typer.Typer(
 )
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors (also by ISTHMUS_DEBUG=1).")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or of a branch.")]
 
 
 def _version(wanted: bool) -> bool:
@@ -91,22 +93,21 @@ def train(
 
 @app.command()
 def show(run: Run, debug: Debug = False) -> None:
-    """Print the tables and the verdict of a run."""
+    """Print the tables and the verdict of a run, or of a branch."""
     with exit_codes(debug):
-        _show(run)
+        show_folder(run)
 
 
 @app.command()
 def report(run: Run, debug: Debug = False) -> None:
-    """Write report.html and the figures of a run, and say where they are."""
+    """Write report.html and the figures of a run or a branch, and say where they are."""
     with exit_codes(debug):
-        from isthmus.report import write_report
-
-        print(write_report(run))
+        print(page_of(run))
 
 
 app.command()(certify)
 app.command()(probe)
+app.command()(follow)
 
 
 def _settle(
@@ -175,40 +176,16 @@ def _finish(outcome: "Outcome", *, report: bool, quiet: bool) -> int:
         say(f"interrupted at step {outcome.step}, saved; continue with: {again}")
         return INTERRUPTED
     if not quiet:
-        _show(folder)
+        show_folder(folder)
     page, written = None, True
     if report:
-        page, written = _report(folder)
+        page, written = write_page(folder)
     if outcome.status == Status.DIVERGED:
         say(f"the run failed: {outcome.message}")
         if outcome.advice:
             say(f"advice: {outcome.advice}")
     print(folder if quiet else f"\nrun folder: {folder}" + (f"\nreport:     {page}" if page else ""))
     return DONE if outcome.status != Status.DIVERGED and written else FAILED
-
-
-def _report(folder: Path) -> tuple[Path | None, bool]:
-    """The page of a run, and whether all is well; no page, and a word, where packages or disk space are wanting."""
-    from isthmus.report import write_report
-
-    again = command("report", folder)
-    try:
-        return write_report(folder), True
-    except ImportError as error:
-        say(f"warning: no report was written: {error}; afterwards: {again}")
-        return None, True
-    except OSError as error:
-        say(f"error: no report was written: {error}; free space or correct permissions, then: {again}")
-        return None, False
-
-
-def _show(folder: Path) -> None:
-    from rich.console import Console
-
-    from isthmus.report.run.terminal import render
-    from isthmus.runs.reader import load_run
-
-    render(load_run(folder), Console())
 
 
 def main() -> None:

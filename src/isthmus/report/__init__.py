@@ -1,9 +1,11 @@
-"""Reports of a finished run and of a profile: a self-contained page, printed figures, tables for the terminal."""
+"""Reports of a run, of a branch and of a profile: a self-contained page, printed figures, tables for the terminal."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from isthmus.report.branch.page import write_branch_page
+    from isthmus.report.branch.terminal import plain_branch, render_branch
     from isthmus.report.profile.data import ProfileData, null_controls
     from isthmus.report.profile.page import write_profile_page
     from isthmus.report.profile.terminal import render_profile
@@ -16,12 +18,15 @@ _HOMES = {
     "RunData": "isthmus.runs.reader",
     "RunFolderError": "isthmus.runs.reader",
     "load_run": "isthmus.runs.reader",
+    "write_branch_page": "branch.page",
     "write_profile_page": "profile.page",
     "write_report": "run.page",
     "layer_table": "run.terminal",
     "null_controls": "profile.data",
+    "plain_branch": "branch.terminal",
     "plain_text": "run.terminal",
     "render": "run.terminal",
+    "render_branch": "branch.terminal",
     "render_profile": "profile.terminal",
     "state_table": "run.terminal",
     "summary_table": "run.terminal",
@@ -34,11 +39,14 @@ __all__ = [
     "layer_table",
     "load_run",
     "null_controls",
+    "plain_branch",
     "plain_text",
     "render",
+    "render_branch",
     "render_profile",
     "state_table",
     "summary_table",
+    "write_branch_page",
     "write_profile_page",
     "write_report",
 ]

@@ -93,6 +93,8 @@ def _panel(page: Any, ax: Any, panel: Panel) -> None:
     ax.set_ylabel(tex(panel.y_label))
     if panel.log:
         ax.set_yscale("log")
+    if panel.log_x:
+        ax.set_xscale("log")
     for low, high in panel.bands:
         ax.axvspan(low, high, color=BAND, linewidth=0, zorder=0)
     for series in panel.series:

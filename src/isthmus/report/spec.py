@@ -59,6 +59,23 @@ class ColourScale:
 
 
 @dataclass(frozen=True)
+class Frames:
+    """What a panel shows one at a time: the page has a slider for it, print shows the one that comes first.
+
+    Attributes:
+        name: of what the slider changes, as its label begins.
+        labels: of the frames.
+        ys: for each frame, the y of every series of the panel.
+        first: index of the frame that the series themselves hold.
+    """
+
+    name: str
+    labels: Sequence[str]
+    ys: Sequence[Sequence[Sequence[Value]]]
+    first: int
+
+
+@dataclass(frozen=True)
 class Panel:
     """One pair of axes.
 
@@ -69,6 +86,8 @@ class Panel:
         square: same scale on both axes.
         names: what the ticks at given places of the x axis are called, in place of numbers; a user's text `quoted`.
         empty: what to print where no series has a point to show.
+        log_x: a logarithmic x axis; every x is positive.
+        frames: what a slider changes; None for no slider.
     """
 
     title: str
@@ -86,6 +105,8 @@ class Panel:
     names: tuple[tuple[float | int, str], ...] = ()
     scale: ColourScale | None = None
     empty: str = "nothing to draw: the run has no such numbers"
+    log_x: bool = False
+    frames: Frames | None = None
 
     @property
     def drawable(self) -> bool:

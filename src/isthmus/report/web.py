@@ -37,7 +37,36 @@ def specification(panel: Panel) -> dict[str, Any]:
         layout["height"] = 520
     elif not any(mark.label for mark in panel.verticals):
         layout["xaxis"] |= {"range": _x_range(panel)}
+    if panel.log_x:
+        layout["xaxis"] |= {"type": "log", "exponentformat": "power"}
+    if panel.frames is not None:
+        layout |= _slider(panel, layout["margin"])
     return {"data": data, "layout": layout}
+
+
+def _slider(panel: Panel, margin: dict[str, Any]) -> dict[str, Any]:
+    """A slider under the axes that puts other ordinates into the same series, and the room for it."""
+    frames = panel.frames
+    assert frames is not None
+    places = list(range(len(panel.series)))
+    steps = [
+        {
+            "label": label,
+            "method": "restyle",
+            "args": [{"y": [rounded(positive(y) if panel.log else y, 4) for y in ys]}, places],
+        }
+        for label, ys in zip(frames.labels, frames.ys, strict=True)
+    ]
+    slider = {
+        "active": frames.first,
+        "steps": steps,
+        "currentvalue": {"prefix": f"{web(frames.name)} = ", "font": {"size": 14, "color": INK}},
+        "pad": {"t": 52, "b": 8},
+        "len": 1,
+        "minorticklen": 0,
+        "font": {"size": 11, "color": GREY},
+    }
+    return {"sliders": [slider], "height": HEIGHT + 90, "margin": margin | {"b": 130}}
 
 
 def _frame() -> dict[str, Any]:
@@ -107,6 +136,8 @@ def _x_range(panel: Panel) -> list[float]:
     """Limits of x with a little air, over all points; all of [0, 1] for p."""
     xs = [x for series in panel.series for x in map(number, series.x) if x is not None]
     xs += [0.0, 1.0] if panel.x_label.startswith("{p}") else []
+    if panel.log_x:
+        xs = [math.log10(x) for x in xs]
     low, high = min(xs), max(xs)
     air = 0.02 * (high - low) or 0.5
     return [low - air, high + air]
@@ -266,7 +297,7 @@ def _marks(panel: Panel) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
                 {
                     "xref": "x",
                     "yref": "paper",
-                    "x": line.value,
+                    "x": math.log10(line.value) if panel.log_x else line.value,
                     "y": 1,
                     "text": web(line.label),
                     "showarrow": False,

@@ -109,7 +109,7 @@ def execute(
         raise FolderError("a run is either resumed or overwritten: give one of resume and overwrite")
     place, config = RunFolder(folder), config.resolved()
     check(place, config, resume, overwrite)
-    with _threads(config.train.threads):
+    with threads(config.train.threads):
         origin = _origin(place, config, resume)
         built = _build(config, origin)
         with place.lock():
@@ -233,7 +233,7 @@ def _failing(place: RunFolder, doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def threads(number: int | None) -> Iterator[None]:
     """Let torch use this number of CPU threads for a while; None leaves its own."""
     before = torch.get_num_threads()
     if number is not None:

@@ -36,7 +36,6 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
         built: what trained.
         result: ``status``, ``message``, ``advice``, ``layer`` and ``step`` of the training.
     """
-    from isthmus.bottleneck import bottleneck
     from isthmus.mechanics import mechanics
     from isthmus.status import Status
 
@@ -47,13 +46,7 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
     geodesic = problem.geodesic(Status(result["status"]))
     threshold = config.analysis.rank_threshold
     table = mechanics(geodesic, gamma0=config.analysis.gamma0, rank_threshold=threshold)
-    scores = _scores(problem, geodesic)
-    nothing = torch.zeros(problem.model.out_features, len(problem.x), dtype=torch.float64, device=problem.x.device)
-    zero_cost = float(problem.loss.evaluate(nothing, problem.y)[0])
-    kind = _kind(problem, trainer.least_direction)
-    reading = bottleneck(
-        geodesic, table, threshold, scores["test_cost"], zero_cost, _errors(problem, table), kind["kind"]
-    )
+    shown = read_network(problem, geodesic, table, threshold, trainer.least_direction)
     tables: dict[str, Mapping[str, Any]] = {
         "layers": table.layers,
         "states": table.states,
@@ -64,10 +57,7 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
         folder.write_table(TABLES[name], values)
     summary = {
         **result,
-        **scores,
-        **table.summary(),
-        **kind,
-        **_reading_summary(reading),
+        **shown,
         **_settings(config, built),
         "steps": trainer.step_count,
         "seconds": trainer.seconds,
@@ -75,6 +65,33 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
     del summary["step"]
     folder.write_json(SUMMARY, summary)
     return summary
+
+
+def read_network(
+    problem: "Problem",
+    geodesic: "Geodesic",
+    table: "MechanicsTable",
+    threshold: float,
+    direction: torch.Tensor | None = None,
+) -> dict[str, Any]:
+    """What a summary says of a network: costs, key numbers, minimum or saddle, the verdict with its doubts.
+
+    Args:
+        problem: with the network, and the test part where there is one.
+        geodesic: its path.
+        table: the mechanics of that.
+        threshold: of ranks.
+        direction: along which the least eigenvalue of the Hessian is looked for first.
+    """
+    from isthmus.bottleneck import bottleneck
+
+    scores = _scores(problem, geodesic)
+    nothing = torch.zeros(problem.model.out_features, len(problem.x), dtype=torch.float64, device=problem.x.device)
+    zero_cost = float(problem.loss.evaluate(nothing, problem.y)[0])
+    kind = _kind(problem, direction)
+    errors = _errors(problem, table)
+    reading = bottleneck(geodesic, table, threshold, scores["test_cost"], zero_cost, errors, kind["kind"])
+    return {**scores, **table.summary(), **kind, **_reading_summary(reading)}
 
 
 def model_bytes(built: "Built", config: RunConfig) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from isthmus._support import command
+from isthmus.runs.branch_folder import END, START, is_branch
 from isthmus.runs.config import RunConfig
 from isthmus.runs.folder import FolderError, RunFolder
 from isthmus.runs.schema import CHECKPOINT, CONFIG, MODEL
@@ -69,6 +70,10 @@ def read_saved(path: str | Path) -> Saved:
         if place.is_run:
             train = command("train", "--resume", "--out", path)
             raise FolderError(f"{path} has no saved weights yet; `{train}` trains it")
+        if is_branch(path):
+            raise FolderError(
+                f"{path} holds a branch: give the last network of it, {path / END}, or the first, {START}"
+            )
         raise FolderError(f"{path} is not a run folder; give the folder that `isthmus train` wrote")
     try:
         state = _checkpoint(checkpoint)

@@ -1,0 +1,1 @@
+"""The document of a branch: page, figures, and what the terminal shows."""
