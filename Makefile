@@ -21,7 +21,7 @@ install: $(STAMP)  ## make .venv and install into it (once)
 
 demo: $(STAMP)  ## solve a small network to a critical point, then follow it as L grows: runs/demo-branch/report.html
 	$(BIN)/isthmus train --config examples/demo.yaml --out runs/demo --resume
-	$(BIN)/isthmus follow runs/demo --parameter effective_depth --to 8 --out runs/demo-branch
+	$(BIN)/isthmus follow runs/demo --parameter effective_depth --to 9 --out runs/demo-branch
 
 figure1: $(STAMP)  ## train the network of the paper's Figure 1 and show it: runs/figure1/report.html
 	$(BIN)/isthmus train --config examples/figure1.yaml --out runs/figure1 --resume

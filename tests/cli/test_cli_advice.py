@@ -78,8 +78,8 @@ def test_commands_are_made_in_one_place():
         }
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
-                for line in re.findall(r"isthmus (?:train|show|report|certify|probe)\b[^`]*`?", node.value):
-                    assert line in ("isthmus train`", "isthmus train."), (file.name, node.value)
+                for line in re.findall(r"isthmus (?:train|show|report|certify|probe|follow)\b[^`]*`?", node.value):
+                    assert line in ("isthmus train`", "isthmus train.", "isthmus follow`"), (file.name, node.value)
 
 
 def test_an_interrupted_run(cli, monkeypatch):

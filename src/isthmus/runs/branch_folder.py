@@ -24,7 +24,7 @@ FILES = {
     BRANCH: "settings, configuration, environment, points, events, how it ended and what its last point shows; "
     "written after every point",
     STATE: "the state by which the branch is resumed, with the weights of every point if they are kept",
-    START: "the network that the branch starts from, as `isthmus certify` and `isthmus probe` take it",
+    START: "the network that the branch starts from; it may be certified, probed and trained as that of a run",
     END: "the network of the last point, likewise",
     "branch.csv": "a row per point; the same in branch.parquet",
     REPORT: "the page, with its figures beside it",
