@@ -155,10 +155,13 @@ def status_line(run: RunData) -> str:
     return " – ".join(parts[:2]) + ("" if len(parts) < 3 else " " + parts[2])
 
 
+_ALWAYS = ("Rank estimate k*", "−2H/L̃, median")
+
+
 def cards(run: RunData) -> tuple[Card, ...]:
     """Key numbers, each with a line of explanation."""
     made = [*_estimate_cards(run), *_cost_cards(run), *_size_cards(run)]
-    return tuple(card for card in made if card.value != MISSING or card.label in ("Rank estimate k*", "−2H/L̃, median"))
+    return tuple(card for card in made if card.value != MISSING or card.label in _ALWAYS)
 
 
 def _estimate_cards(run: RunData) -> list[Card]:
@@ -190,7 +193,7 @@ def _estimate_cards(run: RunData) -> list[Card]:
             doubt,
             "Dimension of the slow stretch.",
         ),
-        Card("−2H/L̃, median", show(value("minus_2h_over_l_median")), spread, hamiltonian),
+        _hamiltonian_card(run, spread, hamiltonian),
         Card(
             "Smallest stable COI",
             show(value("min_coi_stable")),
@@ -204,6 +207,17 @@ def _estimate_cards(run: RunData) -> list[Card]:
             "Stays bounded as L̃ grows, in the theory (E12).",
         ),
     ]
+
+
+def _hamiltonian_card(run: RunData, spread: str, meaning: str) -> Card:
+    """−2H̃/L̃ with the optimiser's error, the layers' own removed; of earlier versions the raw median."""
+    low, error = run.value("k_star_low"), run.value("k_star_low_error")
+    if low is None:
+        return Card("−2H/L̃, median", show(run.value("minus_2h_over_l_median")), spread, meaning)
+    shown = show(low) if error is None else f"{show(low)} ± {show(error, 1)}"
+    raw = show(run.value("minus_2h_over_l_median"))
+    note = f"{raw} with the layers' error, {spread}" if spread else f"{raw} with the layers' error"
+    return Card("−2H̃/L̃, median", shown, note, meaning)
 
 
 def _cost_cards(run: RunData) -> list[Card]:
