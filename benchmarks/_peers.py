@@ -112,11 +112,6 @@ def grid(rates: tuple[float, ...], steps: tuple[int, ...], **extra: tuple[Any, .
     )
 
 
-def adam(net: Loop, rate: float, **extra: Any) -> torch.optim.Optimizer:
-    """Adam of torch."""
-    return torch.optim.Adam(net.parameters(), lr=rate, **extra)
-
-
 def muon(net: Loop, rate: float, **extra: Any) -> torch.optim.Optimizer:
     """Muon of torch; decay is in the objective."""
     return torch.optim.Muon(net.parameters(), lr=rate, weight_decay=0.0, **extra)
@@ -146,7 +141,6 @@ def singd(net: Loop, rate: float, **extra: Any) -> torch.optim.Optimizer:
 KFAC = {"T": (1,), "lr_cov": (0.1,), "normalize_lr_cov": (True,)}
 SHAMPOO = {"preconditioning_compute_steps": (10,), "start_preconditioning_step": (5,)}
 PEERS = {
-    "Adam": Peer("torch", adam, grid((1e-2, 3e-2, 0.1), (600, 1200))),
     "Muon": Peer("torch", muon, grid((0.1, 0.2, 0.4), (300, 400, 500))),
     "SOAP": Peer("pytorch_optimizer", soap, grid((0.03, 0.05, 0.1), (250, 300, 400, 600))),
     "Shampoo": Peer("pytorch_optimizer", shampoo, grid((0.3, 1.0, 3.0), (400, 800), **SHAMPOO)),
@@ -154,7 +148,12 @@ PEERS = {
 }
 
 # by `time_to_objective.py --tune`, on seeds 0 and 1
-CHOSEN: dict[str, Setting] = {}
+CHOSEN = {
+    "Muon": Setting(0.2, 400),
+    "SOAP": Setting(0.1, 400),
+    "Shampoo": Setting(1.0, 800, tuple((name, value) for name, (value,) in SHAMPOO.items())),
+    "K-FAC": Setting(0.03, 250, tuple((name, value) for name, (value,) in KFAC.items())),
+}
 
 
 def missing(names: list[str]) -> dict[str, str]:
@@ -171,9 +170,11 @@ def missing(names: list[str]) -> dict[str, str]:
     return found
 
 
-def race(peer: Peer, setting: Setting, problem: Problem, target: float, limit: float) -> dict[str, float]:
+def race(
+    peer: Peer, setting: Setting, problem: Problem, target: float, limit: float, most: float = math.inf
+) -> dict[str, float]:
     """Train until the objective is at or below the target, or for ``limit`` seconds: of the processor on one thread,
-    of the clock on more.
+    of the clock on more; or for ``most`` steps.
 
     Returns:
         ``seconds`` and ``cpu_seconds`` to the target (infinite where it was not reached); ``spent``, those of the
@@ -201,7 +202,7 @@ def race(peer: Peer, setting: Setting, problem: Problem, target: float, limit: f
             break
         objective.backward()
         gradients += clock() - before
-        if clock() - began > limit:
+        if clock() - began > limit or step >= most:
             found["censored"] = 1.0
             break
         optimiser.step()
@@ -209,18 +210,19 @@ def race(peer: Peer, setting: Setting, problem: Problem, target: float, limit: f
     return found | {"spent": clock() - began, "gradients": gradients, "steps": step, "least": best}
 
 
-def choose(peer: Peer, problems: Callable[[int], Problem], targets: dict[int, float], limit: float) -> Setting | None:
-    """The setting of the grid with the least CPU seconds to the targets, summed over the seeds of these; None: none.
+def choose(peer: Peer, problems: Callable[[int], Problem], targets: dict[int, float]) -> Setting | None:
+    """The setting of the grid with the fewest steps to the targets, summed over the seeds of these; None: none.
 
-    A setting is given up when it has taken longer than the best so far, or ``limit`` seconds on one seed.
+    Steps, not seconds: those of one optimiser cost the same, whatever its rate. A setting is given up when it has taken
+    more than the best so far, or its rate has fallen to 0.
     """
     best, chosen = math.inf, None
     for setting in peer.grid:
         total = 0.0
         for seed, target in targets.items():
-            found = race(peer, setting, problems(seed), target, min(limit, best - total))
-            total += found["cpu_seconds"]
-            print(f"  {setting}: seed {seed}, {found}", flush=True)
+            found = race(peer, setting, problems(seed), target, math.inf, best - total)
+            total += found["steps"] if math.isfinite(found["seconds"]) else math.inf
+            print(f"  {setting}: seed {seed}, steps {found['steps']}, least {found['least']:.4f}", flush=True)
             if total >= best:
                 break
         if total < best:

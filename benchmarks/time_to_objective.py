@@ -37,6 +37,8 @@ from isthmus import LeakyResNet, Problem, Trainer, make_task, recipe
 from isthmus.optimise import LBFGS
 from isthmus.solve import Stage, solve
 
+REPEATS = 3  # runs of `fast` on a seed
+
 
 def problem(seed: int) -> Problem:
     """The task and the network of one seed."""
@@ -60,16 +62,20 @@ def run_recipe(seed: int, scale: float) -> dict[str, float]:
 
 
 def time_to(seed: int, target: float) -> dict[str, float]:
-    """Seconds and steps of `fast` to a full objective at or below a target."""
+    """Seconds and steps of `fast` to a full objective at or below a target, which a network of float64 confirms."""
     started, cpu = time.perf_counter(), time.process_time()
-    trainer = Trainer(problem(seed), recipe("fast"), log_every=10**9)
-    first = trainer.stages[0].steps
+    ours = problem(seed)
+    trainer = Trainer(ours, recipe("fast"), log_every=10**9)
+    first = sum(stage.steps for stage in trainer.stages[:-1])
     while not trainer.done:
         value = trainer.step().objective
         if trainer.step_count > first and value <= target:
-            seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
-            return {"seconds": seconds, "cpu_seconds": cpu_seconds, "steps": trainer.step_count}
-    return {"seconds": math.inf, "cpu_seconds": math.inf, "steps": math.inf}
+            found = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+            confirmed = ours.geodesic().objective
+            if not confirmed <= target * (1 + 1e-5):
+                raise SystemExit(f"seed {seed}: the objective is {confirmed}, not {value}")
+            return found | {"steps": trainer.step_count, "objective": value}
+    return {"seconds": math.inf, "cpu_seconds": math.inf, "steps": math.inf, "objective": math.inf}
 
 
 def evaluation_seconds(seed: int, threads: int) -> float:
@@ -104,7 +110,9 @@ def one_peer(name: str, seed: int, target: float, ours: dict[str, float], limit:
 def one(seed: int, scale: float, peers: list[str], limit: float) -> dict[str, Any]:
     """All contestants on one seed, in turn."""
     theirs = run_recipe(seed, scale)
-    ours = time_to(seed, theirs["objective"])
+    # it is over in a moment: the median of a few, so that a moment's load does not decide
+    several = [time_to(seed, theirs["objective"]) for _ in range(REPEATS)]
+    ours = sorted(several, key=lambda found: found["cpu_seconds"])[REPEATS // 2]
     row: dict[str, Any] = {"seed": seed, "recipe": theirs, "fast": ours}
     row |= {"ratio": theirs["seconds"] / ours["seconds"], "cpu_ratio": theirs["cpu_seconds"] / ours["cpu_seconds"]}
     print(
@@ -131,7 +139,7 @@ def show_peers(rows: list[dict[str, Any]], peers: list[str]) -> None:
 def tune(names: list[str], targets: dict[int, float]) -> None:
     """Print the best setting of every peer's grid on these seeds."""
     for name in names:
-        print(f"{name}: {choose(PEERS[name], problem, targets, 60.0)}", flush=True)
+        print(f"{name}: {choose(PEERS[name], problem, targets)}", flush=True)
 
 
 def in_its_time(seed: int, seconds: float) -> dict[str, float]:
