@@ -138,21 +138,21 @@ def singd(net: Loop, rate: float, **extra: Any) -> torch.optim.Optimizer:
     return SINGD(net, lr=rate, alpha1=0.0, kfac_like=True, **extra)
 
 
-KFAC = {"T": (1,), "lr_cov": (0.1,), "normalize_lr_cov": (True,)}
+KFAC = {"T": (1,), "lr_cov": (0.1,), "normalize_lr_cov": (True,), "damping": (0.01,)}
 SHAMPOO = {"preconditioning_compute_steps": (10,), "start_preconditioning_step": (5,)}
 PEERS = {
     "Muon": Peer("torch", muon, grid((0.1, 0.2, 0.4), (300, 400, 500))),
     "SOAP": Peer("pytorch_optimizer", soap, grid((0.03, 0.05, 0.1), (250, 300, 400, 600))),
     "Shampoo": Peer("pytorch_optimizer", shampoo, grid((0.3, 1.0, 3.0), (400, 800), **SHAMPOO)),
-    "K-FAC": Peer("singd", singd, grid((0.02, 0.03, 0.05, 0.1), (150, 200, 300), **KFAC), linear=True),
+    "K-FAC": Peer("singd", singd, grid((0.03, 0.06, 0.1), (250, 300, 400), **KFAC), linear=True),
 }
 
-# by `time_to_objective.py --tune`, on seeds 0 and 1
+# on seeds 0 and 1: docs/notes/log/solver.md says how much of each grid was run
 CHOSEN = {
     "Muon": Setting(0.2, 400),
     "SOAP": Setting(0.1, 400),
     "Shampoo": Setting(1.0, 800, tuple((name, value) for name, (value,) in SHAMPOO.items())),
-    "K-FAC": Setting(0.03, 250, tuple((name, value) for name, (value,) in KFAC.items())),
+    "K-FAC": Setting(0.06, 400, tuple((name, value) for name, (value,) in KFAC.items())),
 }
 
 

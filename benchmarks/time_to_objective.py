@@ -19,7 +19,7 @@ Rules, written before measuring:
 Seconds are given by the clock and of the processor; on a shared machine the second, on one thread, is the one to read.
 Medians over seeds, with minimum and maximum; a seed that does not get there counts as infinite.
 
-    pip install -r benchmarks/requirements-peers.txt                                    # SOAP, Shampoo, K-FAC
+    pip install -c constraints.txt -r benchmarks/requirements-peers.txt                 # SOAP, Shampoo, K-FAC
     python benchmarks/time_to_objective.py --seeds 5 --threads 2 --json out.json
     python benchmarks/time_to_objective.py --first-seed 20 --own-time 0 --threads 1     # seeds nothing was tuned on
 """
