@@ -152,7 +152,7 @@ CHOSEN = {
     "Muon": Setting(0.2, 400),
     "SOAP": Setting(0.1, 400),
     "Shampoo": Setting(1.0, 800, tuple((name, value) for name, (value,) in SHAMPOO.items())),
-    "K-FAC": Setting(0.06, 400, tuple((name, value) for name, (value,) in KFAC.items())),
+    "K-FAC": Setting(0.06, 300, tuple((name, value) for name, (value,) in KFAC.items())),
 }
 
 
