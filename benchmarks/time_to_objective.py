@@ -6,7 +6,7 @@ a user would pick instead (`_peers.py`).
 Rules, written before measuring:
 
 - *time to objective*: ours runs the recipe `fast`; its clock stops at the first step whose full objective (over all
-  rows; every step of its last stage evaluates it) is at or below where the recipe ended. Set-up and the first stages, on
+  rows; every step of its last stage evaluates it) is at or below where the recipe ended. Set-up and first stages, on
   part of the rows, count; making the data does not. Neither writes history. Ours runs three times; the median counts.
 - *in the recipe's own time*: the same optimiser with its long memory runs for as many seconds as the recipe took.
 - *peers*: the same network, initial weights and objective, full batch, by automatic differentiation of an eager loop;
