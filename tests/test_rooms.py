@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/isthmus"
 ARCHITECTURE = ROOT / "docs/architecture.md"
-PEERS = {"solve", "two_ended", "ensemble"}
+PEERS = {"branches", "solve", "two_ended", "ensemble"}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from isthmus.activations import Identity, ReLU, SmoothReLU
     from isthmus.bottleneck import Bottleneck, bottleneck
+    from isthmus.branches import Branch, branches, follow
     from isthmus.certificate import Certificate, certify
     from isthmus.geodesic import Geodesic
     from isthmus.mechanics import MechanicsTable, mechanics
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "activations": ("Identity", "ReLU", "SmoothReLU"),
     "bottleneck": ("Bottleneck",),
+    "branches": ("Branch", "follow"),
     "certificate": ("Certificate", "certify"),
     "geodesic": ("Geodesic",),
     "mechanics": ("MechanicsTable",),
@@ -43,6 +45,7 @@ _HOMES = {
 __all__ = [
     "Adaptive",
     "Bottleneck",
+    "Branch",
     "Certificate",
     "Equidistant",
     "Geodesic",
@@ -61,7 +64,9 @@ __all__ = [
     "Task",
     "Trainer",
     "bottleneck",
+    "branches",
     "certify",
+    "follow",
     "make_task",
     "mechanics",
     "probe",

@@ -1,5 +1,7 @@
 """Where the bottleneck is, of what dimension, and why that may be wrong (docs/theory.md, (E11))."""
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +11,9 @@ from isthmus._rooms import callable_room
 from isthmus.geodesic import Geodesic
 from isthmus.mechanics import MechanicsTable, mechanics, rank, spectra
 from isthmus.thresholds import (
-    COI_OFF,
     COLLAPSED,
     FITTED,
-    MINUS_2H_ABOVE,
-    MINUS_2H_BELOW,
+    INTERVAL_SLACK,
     OVERFIT,
     PLATEAU_LENGTH,
     PLATEAU_STATES,
@@ -21,6 +21,7 @@ from isthmus.thresholds import (
     RANK_ABOUT_MEAN,
     SHAPES,
     TIMESCALES,
+    UNFITTED,
 )
 
 
@@ -29,7 +30,13 @@ class Bottleneck:
     """The bottleneck of a path, with its doubts.
 
     Args:
-        rank: estimate of k*, or None where the network has collapsed; counted also where there is no verdict.
+        k_star: estimate of k*: the directions in which the representation varies about its mean along the plateau. None
+            where the network has collapsed; counted also where there is no verdict.
+        rank: directions of the representation itself. Its mean, which is not 0 where σ is a ReLU, may be one more than
+            k*: the features' appended 1 nearly pays for it.
+        interval: ``−2H̃/L̃`` (median over layers, the layers' own error removed as far as it is known) and the least
+            stable cost of identity of an interior state: k* lies between them (E11). NaN where there is none.
+        interval_error: the optimiser's error on each; NaN where it was not given.
         trusted: whether there is no doubt.
         method: how the estimate was made.
         doubts: why it may be wrong, a sentence each.
@@ -42,7 +49,10 @@ class Bottleneck:
         threshold: of all ranks, relative to the largest singular value.
     """
 
+    k_star: int | None
     rank: int | None
+    interval: tuple[float, float]
+    interval_error: tuple[float, float]
     trusted: bool
     method: str
     doubts: tuple[str, ...]
@@ -82,53 +92,141 @@ def collapsed(geodesic: Geodesic) -> bool:
     return bool((carried - carried.mean(0)).norm() < COLLAPSED * (A0 - A0.mean(0)).norm())
 
 
-def _doubts(
-    geodesic: Geodesic, table: MechanicsTable, estimate: int, plateau: tuple[int, int], threshold: float
-) -> list[str]:
+@dataclass(frozen=True)
+class _Counted:
+    """What is counted and measured before anybody doubts it.
+
+    Args:
+        k_star, rank, plateau, threshold: of `Bottleneck`.
+        low, high: ends of the interval; NaN where there is none.
+        low_error, high_error: of the optimiser; NaN where unknown.
+        state: where the cost of identity is least.
+    """
+
+    k_star: int
+    rank: int
+    plateau: tuple[int, int]
+    threshold: float
+    low: float
+    high: float
+    low_error: float
+    high_error: float
+    state: int
+
+    @property
+    def integers(self) -> list[int]:
+        """The integers between the ends, each widened by its error and by `INTERVAL_SLACK`."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return []
+        below, above = (INTERVAL_SLACK + (e if math.isfinite(e) else 0.0) for e in (self.low_error, self.high_error))
+        return list(range(max(0, math.ceil(self.low - below)), math.floor(self.high + above) + 1))
+
+    @property
+    def bracket(self) -> str:
+        """The interval in words."""
+        low, high = _with_error(self.low, self.low_error), _with_error(self.high, self.high_error)
+        return f"−2H/L̃ = {low} and the least stable cost of identity, {high}"
+
+
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.3g} ± {error:.1g}" if math.isfinite(error) else f"{value:.3g}"
+
+
+def minus_2h_over_l(table: MechanicsTable) -> float:
+    """The median over layers of −2H/L̃, of the order in the step-size that leaves the least spread; NaN at L̃ = 0.
+
+    Args:
+        table: of a path.
+    """
+    best, least = math.nan, math.inf
+    for name in ("minus_2h_over_l", "minus_2h_over_l_order2", "minus_2h_over_l_order3"):
+        values = [float(v) for v in table[name]] if name in table else []
+        if values and all(map(math.isfinite, values)) and max(values) - min(values) < least:
+            least = max(values) - min(values)
+            best = float(torch.tensor(values, dtype=torch.float64).quantile(0.5))
+    return best
+
+
+def least_interior_coi(table: MechanicsTable) -> tuple[float, int]:
+    """The least stable cost of identity of an interior state, and which state that is."""
+    costs = [float(value) for value in table["coi_stable"]]
+    first, last = (1, len(costs) - 1) if len(costs) > 2 else (0, len(costs))
+    state = min(range(first, last), key=costs.__getitem__)
+    return costs[state], state
+
+
+def _of_the_point(geodesic: Geodesic, residual: float, found: _Counted, kind: str) -> list[str]:
+    """Doubts of what was reached, whatever it is."""
     doubts = []
-    summary = table.summary()
-    residual = float(summary["residual_max"] or 0.0)
+    known = math.isfinite(found.low_error) and math.isfinite(found.high_error)
     if not residual <= SHAPES:
         doubts.append(
             f"the stationarity residual reaches {residual:.2g} (trusted up to {SHAPES:g}): this is no "
             "critical point, and B, H and −2H/L̃ show optimisation error"
         )
-    p = geodesic.positions
-    states, length = plateau[1] - plateau[0] + 1, float(p[plateau[1]] - p[plateau[0]])
+    elif known and max(found.low_error, found.high_error) > 0.5:
+        doubts.append(
+            f"the optimiser's error on −2H/L̃ and on the cost of identity, {found.low_error:.1g} and "
+            f"{found.high_error:.1g}, is too large for an integer: train on"
+        )
+    if kind == "saddle":
+        doubts.append("this is a saddle: in one direction the objective bends down, and a better network is near")
+    if geodesic.effective_depth == 0:
+        doubts.append("at L̃ = 0 nothing presses for a bottleneck, and −2H/L̃ is not defined")
+    elif geodesic.effective_depth < TIMESCALES:
+        doubts.append(f"at L̃ = {geodesic.effective_depth:g} the two timescales are hardly separated")
+    return doubts
+
+
+def _of_the_count(geodesic: Geodesic, found: _Counted) -> list[str]:
+    """Doubts of the number."""
+    doubts = []
+    p, (first, last), threshold = geodesic.positions, found.plateau, found.threshold
+    states, length = last - first + 1, float(p[last] - p[first])
     if states < PLATEAU_STATES or length < PLATEAU_LENGTH:
         doubts.append(
             f"no plateau: the rank stays at its minimum for {states} state(s) over {length:.2g} of p "
             f"(at least {PLATEAU_STATES} and {PLATEAU_LENGTH} are needed)"
         )
-    middle = spectra(geodesic.A[(plateau[0] + plateau[1]) // 2])
+    middle = spectra(geodesic.A[(first + last) // 2])
     low, high = int(rank(middle, min(3 * threshold, 0.99))), int(rank(middle, threshold / 3))
     if low != high:
         doubts.append(f"the rank depends on the threshold: {low} at {3 * threshold:.2g}, {high} at {threshold / 3:.2g}")
-    costs = [float(value) for value in table["coi_stable"]]
-    coi = min(costs)
-    if abs(coi - estimate) > COI_OFF:
-        state = costs.index(coi)
+    if found.rank - found.k_star not in (0, 1):
         doubts.append(
-            f"the stable cost of identity has its minimum, {coi:.3g}, at p = {float(p[state]):.2f} (A_{state}): "
-            f"not near {estimate}"
+            f"the representation has {found.rank} directions and varies in {found.k_star} about its mean: the mean "
+            "accounts for one"
         )
-    h = summary["minus_2h_over_l_median"]
-    if h is None:
-        doubts.append("at L̃ = 0 nothing presses for a bottleneck, and −2H/L̃ is not defined")
-    elif not estimate - MINUS_2H_BELOW <= h <= estimate + MINUS_2H_ABOVE:
-        doubts.append(f"−2H/L̃ is {h:.3g} (median over layers), where an estimate from below of {estimate} was expected")
-    if 0 < geodesic.effective_depth < TIMESCALES:
-        doubts.append(f"at L̃ = {geodesic.effective_depth:g} the two timescales are hardly separated")
+    if math.isnan(found.low):
+        return doubts
+    integers = found.integers
+    where = f"p = {float(p[found.state]):.2f} (A_{found.state})"
+    if not integers:
+        doubts.append(f"no integer lies between {found.bracket} at {where}")
+    elif integers != [found.k_star]:
+        doubts.append(
+            f"between {found.bracket} at {where} lies {', '.join(map(str, integers[:6]))}"
+            f"{' …' if len(integers) > 6 else ''}, where {found.k_star} was counted"
+        )
     return doubts
 
 
-def _overfit(train: float, test: float | None, zero: float) -> list[str]:
-    """A doubt where the test cost is beyond `OVERFIT` times the training cost, or `FITTED` of the zero network's."""
+def _of_the_fit(train: float, test: float | None, zero: float) -> list[str]:
+    """A doubt where the test cost is beyond `OVERFIT` times the training cost, or `FITTED` of the zero network's; and
+    where the training cost is beyond `UNFITTED` of it.
+    """
+    doubts = []
+    if zero > 0 and train > UNFITTED * zero:
+        doubts.append(
+            f"the training cost is {train / zero:.0%} of the zero network's: what was not fitted may need further "
+            "directions"
+        )
     if test is None or not test > OVERFIT * max(train, FITTED * zero):
-        return []
+        return doubts
     return [
+        *doubts,
         f"the test cost is {test:.3g}, the training cost {train:.3g}: the network fits its rows rather than the task "
-        "(overfitting)"
+        "(overfitting)",
     ]
 
 
@@ -138,11 +236,14 @@ def bottleneck(
     threshold: float = RANK,
     test_cost: float | None = None,
     zero_cost: float = 0.0,
+    errors: Mapping[str, float] | None = None,
+    kind: str = "",
 ) -> Bottleneck:
     """Ranks, slow and fast layers, and one estimate of the bottleneck rank k*, with the reasons to distrust it.
 
-    The estimate is the least number of singular values of an interior state ``A_1 … A_{L−1}`` above the threshold. With
-    a ReLU the states are non-negative, and one of these directions may be their mean.
+    The plateau is where an interior state ``A_1 … A_{L−1}`` has the fewest singular values above the threshold. k* is
+    the number of directions in which the state in its middle varies about its mean. It is trusted where it is the one
+    integer between −2H/L̃ and the least stable cost of identity (E11), and nothing else speaks against it.
 
     Args:
         geodesic: a path.
@@ -150,6 +251,9 @@ def bottleneck(
         threshold: relative to the largest singular value of each state.
         test_cost: data cost on rows that were not trained on, where there are any; far above the training's, a doubt.
         zero_cost: data cost of a network whose outputs are 0: the scale on which a training cost is small.
+        errors: the optimiser's error on ``minus_2h_over_l`` and ``coi_stable``, from
+            `isthmus.certificate.optimiser_error` of `interval_readings`: the interval is widened by them.
+        kind: of the critical point (`isthmus.certificate.kind_of`): at a ``saddle`` there is a doubt.
 
     Raises:
         ValueError: a threshold outside (0, 1); see also `isthmus.mechanics.mechanics`.
@@ -171,7 +275,10 @@ def bottleneck(
             "minimum. Try the default initialisation, a smaller L̃ or weight decay, or a larger rate"
         )
         return Bottleneck(
+            k_star=None,
             rank=None,
+            interval=(math.nan, math.nan),
+            interval_error=(math.nan, math.nan),
             trusted=False,
             method="none: collapsed",
             doubts=(doubt,),
@@ -184,44 +291,68 @@ def bottleneck(
     estimate = min(interior)
     first, last = longest_run(interior, estimate)
     plateau = (first + offset, last + offset)
-    doubts = (
-        *_doubts(geodesic, table, estimate, plateau, threshold),
-        *_overfit(geodesic.data_cost, test_cost, zero_cost),
-    )
-    residual = max(float(value) for value in table["residual"])
     A = geodesic.A[(plateau[0] + plateau[1]) // 2]
     centred = int(rank(torch.linalg.svdvals(A - A.mean(0)), RANK_ABOUT_MEAN))
+    coi, state = least_interior_coi(table)
+    known = {} if errors is None else errors
+    counted = _Counted(
+        k_star=centred,
+        rank=estimate,
+        plateau=plateau,
+        threshold=threshold,
+        low=minus_2h_over_l(table),
+        high=coi,
+        low_error=known.get("minus_2h_over_l", math.nan),
+        high_error=known.get("coi_stable", math.nan),
+        state=state,
+    )
+    residual = max(float(value) for value in table["residual"])
+    doubts = (
+        *_of_the_point(geodesic, residual, counted, kind),
+        *_of_the_count(geodesic, counted),
+        *_of_the_fit(geodesic.data_cost, test_cost, zero_cost),
+    )
     which = "A_1 … A_(L−1)" if offset else "A_0 … A_L"
     method = (
-        f"the least number of singular values of {which} above {threshold:g} times the largest, held from "
-        f"A_{plateau[0]} to A_{plateau[1]}; about its mean the representation varies in {centred} of these directions "
-        f"(above {RANK_ABOUT_MEAN:g} of the largest)"
+        f"singular values of A_{(plateau[0] + plateau[1]) // 2} about its mean above {RANK_ABOUT_MEAN:g} times the "
+        f"largest, in the middle of the plateau from A_{plateau[0]} to A_{plateau[1]}, where of {which} the fewest, "
+        f"{estimate}, lie above {threshold:g} times the largest"
     )
     return Bottleneck(
+        k_star=centred,
         rank=estimate,
+        interval=(counted.low, counted.high),
+        interval_error=(counted.low_error, counted.high_error),
         trusted=not doubts,
         method=method,
         doubts=doubts,
-        verdict=_verdict(geodesic, estimate, plateau, doubts, residual),
+        verdict=_verdict(geodesic, counted, doubts, residual),
         plateau=plateau,
         **common,
     )
 
 
-def _verdict(
-    geodesic: Geodesic, estimate: int, plateau: tuple[int, int], doubts: tuple[str, ...], residual: float
-) -> str:
+def _verdict(geodesic: Geodesic, found: _Counted, doubts: tuple[str, ...], residual: float) -> str:
     if not residual <= SHAPES:
         return (
             f"No verdict: the residual is {residual:.2g}, beyond {SHAPES:g}: this is no critical point, and energies, "
             "H and the count of directions show where the optimiser stopped."
         )
-    start, end = (float(geodesic.positions[i]) for i in plateau)
+    start, end = (float(geodesic.positions[i]) for i in found.plateau)
     where = f"from p = {start:.2f} to {end:.2f}" if end > start else f"at p = {start:.2f}"
-    said = f"A bottleneck of rank {estimate} {where}"
+    mean = " about its mean, which is one direction more" if found.rank == found.k_star + 1 else ""
+    said = f"A bottleneck of rank {found.k_star}{mean}, {where}"
     if not doubts:
-        return f"{said}; nothing found that speaks against it."
+        return f"{said}: the one integer between {found.bracket}; nothing found that speaks against it."
     return f"{said}; not to be trusted as it stands, for {len(doubts)} reason{'s' if len(doubts) > 1 else ''}."
+
+
+def interval_readings() -> dict[str, Callable[[Geodesic], float]]:
+    """What `isthmus.certificate.optimiser_error` is to read, so that its result is the ``errors`` of `bottleneck`."""
+    return {
+        "minus_2h_over_l": lambda geodesic: minus_2h_over_l(mechanics(geodesic)),
+        "coi_stable": lambda geodesic: least_interior_coi(mechanics(geodesic))[0],
+    }
 
 
 callable_room(__name__)

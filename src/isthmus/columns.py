@@ -31,6 +31,7 @@ class Column:
 
 _PER_P = "per unit of p"
 _DATA = "that of the data"
+_SHARE = "share that lies off the image of K, where γ alone rules: of"
 
 # Staggered quantities pair A_{ℓ−1} with B_ℓ: they are drawn at the layer's midpoint.
 LAYERS: dict[str, Column] = {
@@ -44,11 +45,23 @@ LAYERS: dict[str, Column] = {
     "potential_stable": Column("potential stable", "−(L̃/2)·COI in the stable norm (E6), (E7)", "dimensions"),
     "cross": Column("cross", "⟨∂_pA, A_{ℓ−1}⟩_K (E6)", "dimensions"),
     "cross_stable": Column("cross stable", "⟨∂_pA, A⟩ in the stable norm (E6), (E7)", "dimensions"),
+    "kinetic_stable_off_image": Column("kinetic off image", f"{_SHARE} `kinetic_stable` (E7)"),
+    "potential_stable_off_image": Column("potential off image", f"{_SHARE} `potential_stable` (E7)"),
+    "cross_stable_off_image": Column("cross off image", f"{_SHARE} the two parts of `cross_stable`, by size (E7)"),
     "hamiltonian": Column("H", "H(A_{ℓ−1}, B_ℓ) (E10), staggered", "dimensions"),
     "hamiltonian_stable": Column("H stable", "kinetic_stable + potential_stable (E11)", "dimensions"),
     "minus_2h_over_l": Column("−2H/L̃", "estimates the bottleneck rank from below (E10), (E11)", "dimensions"),
     "minus_2h_over_l_stable": Column(
         "−2H/L̃ stable", "estimates the bottleneck rank from below, from hamiltonian_stable", "dimensions"
+    ),
+    "minus_2h_over_l_off_image": Column(
+        "−2H/L̃ off image", "part of `minus_2h_over_l` off the image of K, 2⟨B_ℓ, A_{ℓ−1}⟩ there (E16)", "dimensions"
+    ),
+    "minus_2h_over_l_order2": Column(
+        "−2H̃/L̃, order 2", "−2H/L̃ without what the layers' steps explain of its spread, to O(ρ²) (E15)", "dimensions"
+    ),
+    "minus_2h_over_l_order3": Column(
+        "−2H̃/L̃, order 3", "−2H/L̃ without what the layers' steps explain of its spread, to O(ρ³) (E15)", "dimensions"
     ),
     "residual": Column("residual", "stationarity residual ‖W_ℓ − L̃B_ℓσ(A_{ℓ−1})ᵀ‖/‖W_ℓ‖ (E9)"),
     "balancedness_defect": Column("balance defect", "defect of the balance law (E4), relative to ‖W_ℓ‖²"),
@@ -71,6 +84,7 @@ STATES: dict[str, Column] = {
     "coi": Column("COI", "cost of identity ‖A_ℓ‖_K² (E6), the part in the image of K: discontinuous", "dimensions"),
     "coi_stable": Column("COI stable", "cost of identity with γ = γ_0‖K‖_op (E7)", "dimensions"),
     "coi_off_image": Column("off image", "relative size of what `coi` drops; the strict value is infinite unless 0"),
+    "coi_stable_off_image": Column("COI off image", f"{_SHARE} `coi_stable` (E7)"),
     "rank_a": Column("rank A", "singular values of A_ℓ above the threshold, relative to the largest", kind="integer"),
     "stable_rank_a": Column("stable rank A", "‖A_ℓ‖_F²/‖A_ℓ‖_op²"),
     "nuclear_rank_a": Column("nuclear rank A", "‖A_ℓ‖_*²/‖A_ℓ‖_F²"),

@@ -31,9 +31,13 @@ GAMMA0 = 1e-3
 PLATEAU_STATES, PLATEAU_LENGTH = 3, 0.15
 """A bottleneck must span this many states and this length of p: fewer may be chance."""
 
-COI_OFF, MINUS_2H_BELOW, MINUS_2H_ABOVE = 0.5, 1.0, 0.5
-"""How far from the estimated rank the least stable cost of identity may lie, and −2H/L̃ below and above it, without a
-doubt. Half an integer decides between neighbours; −2H/L̃ comes from below (E11)."""
+INTERVAL_SLACK = 0.05
+"""By how much an integer may lie outside the interval between −2H/L̃ and the least stable cost of identity: both are
+limits (E11), and at finite L̃ and L the nearer end of certified networks misses k* by up to this."""
+
+UNFITTED = 0.05
+"""A training cost beyond this part of the zero network's is a doubt about k*: a direction that was given up is not
+counted. Teachers of three directions, of which the network kept two, leave 10 %; those that were kept, 2 %."""
 
 TIMESCALES = 3.0
 """Least L̃ at which jumps and drift are told apart: a jump takes 1/L̃ of p at each end."""
@@ -46,3 +50,11 @@ FITTED = 0.02
 
 IDLE = 0.1
 """A layer of any network that changes its state by less than this part of it is called idle."""
+
+NEAR = 1e-3
+"""Residual up to which the step to the critical point nearby, of Newton's method, tells the optimiser's error within a
+factor of 2 (tests/core/test_kind.py)."""
+
+BRANCH_START = 1e-2
+"""Residual up to which a network is taken as the start of a branch: Newton's method brings it to a critical point near.
+Beyond, it may lead anywhere, and the branch would begin at chance."""

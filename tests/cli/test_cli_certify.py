@@ -21,12 +21,16 @@ def test_a_run_that_converges_is_certified(cli):
     assert "A critical point: every layer's residual is at most 1e-4." in ended.out
     for line in ("residual, largest", "duality gap", "-2H/L, max - min", "predicted", "unexplained"):
         assert line in ended.out
+    assert "Minimum: all 336 eigenvalues of the Hessian are positive." in ended.out and "least eigenvalue" in ended.out
     assert "kinks" not in ended.out  # a smooth network has none
     found = json.loads(cli("certify", "run", "--json").out)
     assert found["converged"] and found["residual_max"] <= 1e-5 and len(found["residual"]) == 8
     assert found["h_unexplained"] < found["h_spread"]
+    kind = found["kind"]
+    assert kind["kind"] == "minimum" and kind["exact"] and kind["negative"] == 0 and kind["least"] > kind["error"] > 0
     summary = json.loads(Path("run/summary.json").read_text())
     assert found["objective"] == pytest.approx(summary["objective"], rel=1e-12)
+    assert summary["kind"] == "minimum" and summary["least_eigenvalue"] == pytest.approx(kind["least"], rel=1e-6)
     assert found["residual_max"] == pytest.approx(summary["residual_max"], rel=1e-6)
 
 
@@ -57,3 +61,12 @@ def test_other_data_are_noticed(cli, tmp_path):
     (tmp_path / "a.csv").write_text("\n".join(["a,b,y", *rows[:-1], "9,9,9"]) + "\n")
     ended = cli("certify", "run")
     assert ended.code == 2 and "are not those that run was trained on; put them back" in ended.err
+
+
+def test_of_no_critical_point_no_kind_is_said(cli):
+    smooth = ("--activation", "smooth_relu", "--sharpness", "2")
+    assert cli("train", *SMALL, *smooth, "--solver", "paper", "--steps", "12").code == 0
+    out = cli("certify", "run").out
+    assert "No critical point" in out and "Undecided" not in out and "least eigenvalue" not in out
+    kind = json.loads(cli("certify", "run", "--json").out)["kind"]
+    assert kind["kind"] == "undecided" and kind["reason"].startswith("no critical point") and kind["least"] is None

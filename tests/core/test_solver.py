@@ -705,6 +705,60 @@ def test_bottleneck_trusts_a_made_geodesic():
     assert mechanics(g).summary()["minus_2h_over_l_median"] == pytest.approx(2.0)
 
 
+def at_rest(A, activation, L_tilde=5.0, layers=10):
+    """A path that stays at A: the least weights with ``Wσ(A) = L̃A``, and momenta with ``W = Mσ(A)ᵀ``."""
+    from isthmus.geodesic import Geodesic
+
+    S = activation.features(A)
+    W = L_tilde * A.T @ torch.linalg.pinv(S).T
+    M = (torch.linalg.pinv(S).T @ W.T).expand(layers + 1, *A.shape).clone()
+    return Geodesic(
+        W=W.expand(layers, *W.shape).clone(),
+        rho=torch.full((layers,), 1 / layers, dtype=F64),
+        A=A.expand(layers + 1, *A.shape).clone(),
+        M=M,
+        effective_depth=L_tilde,
+        weight_decay=1.0,
+        activation=activation,
+    )
+
+
+def cone(directions, mean, width=6):
+    """States that vary in so many directions, and have a further, constant one."""
+    A = torch.zeros(40, width, dtype=F64)
+    A[:, :directions] = torch.rand(40, directions, dtype=F64) + 0.1
+    A[:, directions] = mean
+    return A
+
+
+def test_the_mean_is_no_direction_of_the_bottleneck_but_the_interval_must_agree():
+    free = bottleneck(at_rest(cone(2, 0.2), ReLU()))  # the appended 1 pays for most of the mean
+    assert (free.k_star, free.rank) == (2, 3) and free.trusted, free.doubts
+    assert "rank 2 about its mean, which is one direction more" in free.verdict
+    errors = {"minus_2h_over_l": 0.1, "coi_stable": 0.1}  # γ costs some of the third dimension
+    dear = bottleneck(at_rest(cone(2, 1.0), ReLU(append_one=False)), errors=errors)  # the mean costs one, as any other
+    assert (dear.k_star, dear.rank) == (2, 3) and not dear.trusted
+    assert any("lies 3, where 2 was counted" in doubt for doubt in dear.doubts)
+    between = bottleneck(at_rest(cone(2, 1.0), ReLU()))
+    assert not between.trusted and any(doubt.startswith("no integer lies between") for doubt in between.doubts)
+
+
+def test_the_verdict_trusts_what_the_errors_allow():
+    g = at_rest(cone(2, 0.2), ReLU())
+    assert bottleneck(g, errors={"minus_2h_over_l": 1e-3, "coi_stable": 1e-3}).trusted
+    wide = bottleneck(g, errors={"minus_2h_over_l": 0.7, "coi_stable": 0.1})
+    assert not wide.trusted and any("error" in doubt for doubt in wide.doubts)
+    assert any("±" in doubt for doubt in bottleneck(g, errors={"minus_2h_over_l": 0.99, "coi_stable": 1.0}).doubts)
+    assert not bottleneck(g, errors={"minus_2h_over_l": math.inf, "coi_stable": math.inf}).interval_error[0] < 1
+    assert any("saddle" in doubt for doubt in bottleneck(g, kind="saddle").doubts)
+
+
+def test_what_was_not_fitted_is_a_doubt():
+    g = replace(at_rest(cone(2, 0.2), ReLU()), objective=2.0, data_cost=1.0)
+    assert bottleneck(g, zero_cost=30.0).trusted
+    assert any("10% of the zero network" in doubt for doubt in bottleneck(g, zero_cost=10.0).doubts)
+
+
 def test_longest_run():
     assert longest_run([1, 2, 2, 1, 2, 2, 2], 2) == (4, 6)
     assert longest_run([2], 2) == (0, 0)

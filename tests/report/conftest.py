@@ -98,6 +98,11 @@ def _layers(sketch: Sketch) -> pl.DataFrame:
     for key, values in (energies | {"minus_2h_over_l": estimate}).items():
         table[key] = [math.nan] * n if L == 0 else values
         table[f"{key}_stable"] = [None] * n if L == 0 else 0.985 * np.asarray(values)
+    for key in ("minus_2h_over_l_order2", "minus_2h_over_l_order3"):
+        table[key] = [math.nan] * n if L == 0 else np.full(n, np.mean(estimate))
+    for key in ("kinetic", "potential", "cross"):
+        table[f"{key}_stable_off_image"] = [math.nan] * n if L == 0 else 0.6 * end / end.max()
+    table["minus_2h_over_l_off_image"] = [math.nan] * n if L == 0 else 0.1 * end
     table["residual"][np.argmax(table["residual"])] = sketch.residual
     return pl.DataFrame(table)
 
@@ -117,6 +122,7 @@ def _states(sketch: Sketch) -> pl.DataFrame:
             "coi": coi,
             "coi_stable": 0.985 * coi,
             "coi_off_image": np.abs(1e-9 * rng.normal(size=sketch.depth + 1)),
+            "coi_stable_off_image": 0.6 * end / end.max(),
             "rank_a": (modes > 0.01 * modes.max(1, keepdims=True)).sum(1),
             "stable_rank_a": square / np.maximum(modes.max(1) ** 2, 1e-300),
             "nuclear_rank_a": modes.sum(1) ** 2 / square,

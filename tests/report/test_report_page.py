@@ -84,8 +84,8 @@ def test_page_shows_its_parts(reported: Path) -> None:
         "effective_depth: 7.0",
         "versions.torch 2.13.0+cpu",
         "seed of the run 3",
-        "show all 26 columns",
-        "show all 10 columns",
+        "show all 32 columns",
+        "show all 11 columns",
     ):
         assert sentence.replace(" ", "") in text.replace(" ", ""), sentence
     places = re.findall(r'class="plot" id="plot-([a-z]+-\d)"', page)
@@ -134,6 +134,26 @@ def test_a_verdict_trusted_against_the_residual_is_doubted(make_run: Make) -> No
 def test_no_residual_no_certificate(make_run: Make) -> None:
     text = visible(page_of(make_run(summary={"residual_max": None, "verdict": None})))
     assert "No certificate" in text and "Rank estimate: 3." in text
+
+
+@pytest.mark.parametrize(
+    ("summary", "sentence"),
+    [
+        (
+            {"kind": "saddle", "kind_reason": "in one direction the objective bends down", "least_eigenvalue": -0.25},
+            "It is a saddle: in one direction the objective bends down; the least is −0.25 μ.",
+        ),
+        (
+            {"kind": "undecided", "kind_reason": "a ReLU has kinks", "least_eigenvalue": None},
+            "Minimum or saddle is undecided: a ReLU has kinks.",
+        ),
+        ({}, "finitely many layers."),  # of a run from before it was looked for nothing is said
+    ],
+)
+def test_the_kind_of_a_critical_point_is_said(make_run: Make, summary: dict[str, object], sentence: str) -> None:
+    text = visible(page_of(make_run(residual=5e-5, summary=summary)))
+    assert sentence in text and ("saddle" in text) == ("kind" in summary)
+    assert "saddle" not in visible(page_of(make_run(residual=5e-4, summary=summary)))
 
 
 def test_markup_of_a_user_is_escaped(make_run: Make) -> None:

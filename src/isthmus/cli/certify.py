@@ -1,6 +1,7 @@
 """The command `isthmus certify`: a saved network checked afresh, in float64."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,20 +35,23 @@ def certify(
         bool, typer.Option("--debug", help="Show the traceback of errors (also by ISTHMUS_DEBUG=1).")
     ] = False,
 ) -> None:
-    """Check how critical a run's network is: weights, path and momenta anew in float64, nothing taken from its tables.
+    """Check how critical a run's network is, and whether a minimum or a saddle.
+
+    Weights, path and momenta are computed anew in float64, and nothing is taken from the run's tables.
 
     What is checked is model.safetensors, the file to share: that it is sound, and the same as the checkpoint beside it.
     Nothing is trained or written. The exit code says whether it could be checked, not whether it converged.
     """
     with exit_codes(debug):
         from isthmus.certificate import certify as check
+        from isthmus.certificate import kind_of
         from isthmus.runs.build import restore_problem
         from isthmus.runs.saved import read_saved
 
         saved = read_saved(run)
         problem = restore_problem(saved)
         evaluation = problem.evaluate(gradient=False)
-        certificate = check(problem.geodesic(), kink_width)
+        certificate = check(problem.geodesic(), kink_width, kind=kind_of(problem))
         if as_json:
             about = {"run": str(run), "file": str(saved.file), "step": saved.step}
             about |= {"objective": evaluation.objective, "data_cost": evaluation.data_cost}
@@ -58,6 +62,8 @@ def certify(
         for label, value, detail in lines:
             print(f"  {label:<24}{value:>12.6g}  {detail}".rstrip())
         print(_verdict(certificate, saved))
+        if certificate.kind is not None and (certificate.converged or certificate.kind.kind != "undecided"):
+            print(f"{certificate.kind.kind.capitalize()}: {certificate.kind.reason}.")
 
 
 def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
@@ -74,19 +80,25 @@ def _lines(c: "Certificate") -> list[tuple[str, float, str]]:
         ("gradient norm", c.gradient_norm, "of the objective in the variables sqrt(rho) W"),
         ("duality gap", c.duality_gap, "of penalty and data cost under scaling of the weights"),
     ]
+    if c.kind is not None and math.isfinite(c.kind.least):
+        of = "of the Hessian, over mu"
+        lines.append(("least eigenvalue", c.kind.least, f"{of}; one lies within {c.kind.error:.2g} of it"))
     if len(c.hamiltonian):
         lines += [
             ("-2H/L, median", float(c.hamiltonian.quantile(0.5)), "staggered"),
             ("-2H/L, max - min", c.h_spread, "over layers"),
             ("  predicted", c.h_predicted, "by the layers' own O(rho) error, at a critical point"),
             ("  unexplained", c.h_unexplained, "max - min without it: O(rho^2) at a critical point"),
+            ("  unexplained, order 3", c.h_modified_spread, "max - min with one term more: O(rho^3)"),
         ]
     return lines
 
 
 def _verdict(c: "Certificate", saved: "Saved") -> str:
     if c.collapsed:
-        return "Collapsed: the outputs hardly depend on the inputs, and the zero network is a local minimum."
+        minimum = c.kind is None or c.kind.kind != "saddle"
+        tail = ", and the zero network is a local minimum" if minimum else ""
+        return f"Collapsed: the outputs hardly depend on the inputs{tail}."
     if c.residual_max <= CRITICAL:
         return "A critical point: every layer's residual is at most 1e-4."
     if c.converged:

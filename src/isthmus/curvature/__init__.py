@@ -5,6 +5,7 @@ from isthmus.curvature.dual import DualPreconditioner
 from isthmus.curvature.hessian import Hessian
 from isthmus.curvature.kronecker import KroneckerPreconditioner
 from isthmus.curvature.linearise import Linearisation, Linearised
+from isthmus.curvature.lowest import Lowest, dense, least_eigenpairs, lowest, scaled_product, sign_is_clear
 from isthmus.curvature.scaled import ScaledParameters
 
 __all__ = [
@@ -13,8 +14,14 @@ __all__ = [
     "KroneckerPreconditioner",
     "Linearisation",
     "Linearised",
+    "Lowest",
     "Preconditioner",
     "ScaledParameters",
     "SecondOrder",
     "Target",
+    "dense",
+    "least_eigenpairs",
+    "lowest",
+    "scaled_product",
+    "sign_is_clear",
 ]

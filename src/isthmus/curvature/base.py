@@ -64,9 +64,11 @@ class Preconditioner(ABC):
 
     Attributes:
         restores: whether `restoration` is to be had.
+        stiff: whether curvatures were met beside which the rounding of float32 hides that of the penalty.
     """
 
     restores: bool = False
+    stiff: bool = False
 
     @property
     @abstractmethod

@@ -35,6 +35,7 @@ from isthmus.problem import Problem
 
 _CHUNK = 2**23  # numbers in a temporary of the sweep that chooses directions
 _DENSE = 2**22  # numbers of J: below, it is kept, and products with it replace sweeps (16 MB)
+_HIDDEN = 1e-6  # μ over the largest curvature, below which float32 would lose μ
 _BLOCK = 400  # rows and columns of the kernel at a time: its temporaries should stay in the cache
 
 
@@ -50,7 +51,8 @@ class DualPreconditioner(Preconditioner):
         limit: rows of J at most; by default half of what there is, between 500 and 6000. The kernel and its factor take
             8 ``limit``² bytes, a measurement about 2 L w ``limit``² operations.
         share: of the rows that go to what the directions leave.
-        dtype: of the metric; float32 is enough, since Newton's method corrects it.
+        dtype: of the metric; float32 is enough, since Newton's method corrects it. Where the curvature of the data cost
+            is met to be more than 1e6 times the weight decay, it becomes float64 by itself.
         net: what is measured, where it is not the problem's network but another discretisation of its flow.
 
     Raises:
@@ -107,7 +109,19 @@ class DualPreconditioner(Preconditioner):
         self._strength = W.new_zeros(0)
         gamma = W.new_zeros((len(W), W.shape[1], W.shape[1]))
         self._samples, self._covectors = self._choose(roots, gamma)
-        self._factor = self._kernel(gamma)
+        kernel = self._kernel(gamma)
+        if self._hides(kernel):
+            self.stiff, self.dtype = True, torch.float64
+            if kernel.dtype != torch.float64:
+                assert isinstance(self.problem, Problem)
+                self._net = Linearisation(self.problem, torch.float64)
+                return self.measure_at(point)
+        self._factor = self._factored(kernel)
+
+    def _hides(self, kernel: Tensor) -> bool:
+        """Whether the largest curvature is beyond what float32 can tell from μ; found once, it stays."""
+        own = isinstance(self._net, Linearisation) and isinstance(self.problem, Problem)
+        return self.stiff or (own and self.problem.mu < _HIDDEN * float(kernel.diagonal().max()))
 
     def _choose(
         self, roots: Float[Tensor, "samples out columns"], gamma: Float[Tensor, "layers width width"]
@@ -141,7 +155,7 @@ class DualPreconditioner(Preconditioner):
         return samples, torch.bmm(roots[samples], unit[:, :, None])[:, :, 0].contiguous()
 
     def _kernel(self, gamma: Float[Tensor, "layers width width"]) -> Tensor:
-        """The Cholesky factor of ``μ 1 + J Jᵀ``; ``gamma``: see `_choose`."""
+        """``J Jᵀ``; ``gamma``: see `_choose`."""
         samples, C, net = self._samples, self._covectors, self._net
         L, S, rows = len(net.quadrature), net.features, len(C)
         D = list(net.adjoints(net.out_map.T @ C.T, lambda slopes: slopes[:, samples]))
@@ -171,6 +185,10 @@ class DualPreconditioner(Preconditioner):
                 s = self._bases[1][layer].T[right] @ S[layer][:, samples]
                 K[rows + here, :rows] = g.mul_(s).mul_(self._strength[here, None] / self._roots[layer, 0, 0])
             K.diagonal()[rows:] = self._strength.square()
+        return K
+
+    def _factored(self, K: Tensor) -> Tensor:
+        """The Cholesky factor of ``μ 1 + J Jᵀ``."""
         shift = self.problem.mu
         K.diagonal().add_(shift)
         factor, failed = torch.linalg.cholesky_ex(K)

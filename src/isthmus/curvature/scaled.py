@@ -25,10 +25,13 @@ class ScaledParameters:
 
     Args:
         target: whose parameters are meant.
+
+    Attributes:
+        mu: weight decay μ: the curvature of the penalty in these variables.
     """
 
     def __init__(self, target: Target) -> None:
-        self.parameters, self._scales = list(target.parameters), list(target.scales)
+        self.parameters, self._scales, self.mu = list(target.parameters), list(target.scales), target.mu
 
     def inverse_metric(self) -> list[Tensor]:
         """``1/ρ_ℓ`` for the weight, 1 for learned ends: a gradient times it is a step of steepest descent in them."""

@@ -53,6 +53,46 @@ def energies(A: Rows, velocity: Rows, effective_depth: float, metric: FeatureMet
     )
 
 
+@dataclass(frozen=True)
+class OffImage:
+    """What share of each stable energy lies off the image of K: ``|off|/(|on| + |off|)``, from 0 to 1.
+
+    Args:
+        kinetic: of the kinetic energy.
+        potential: of the potential energy, and so of the stable cost of identity.
+        cross: of the cross term, whose two parts may differ in sign.
+    """
+
+    kinetic: float
+    potential: float
+    cross: float
+
+
+def share(on: float, off: float) -> float:
+    """``|off|/(|on| + |off|)``; 0 where both are 0."""
+    return abs(off) / total if (total := abs(on) + abs(off)) > 0 else 0.0
+
+
+def off_image(A: Rows, velocity: Rows, metric: FeatureMetric, gamma: float) -> OffImage:
+    """How much of the stable energies (E6), (E7) comes from where K says nothing, arXiv:2405.17573.
+
+    Off the image layers have ``∂_pA = −L̃A``, whatever their weights are. There the three terms of the Lagrangian are
+    ``L̃‖A‖²/γ`` times ½, −½ and −1, infinite as γ → 0, and cancel. A share near 1 says that the column shows γ.
+
+    Args:
+        A: states ``(samples, width)``.
+        velocity: ``∂_pA``, same shape.
+        metric: of the features σ(A).
+        gamma: γ > 0.
+
+    Raises:
+        ValueError: a γ that is not positive.
+    """
+    pairs = ((velocity, velocity), (A, A), (velocity, A))
+    kinetic, potential, cross = (share(*metric.parts(left, right, gamma)) for left, right in pairs)
+    return OffImage(kinetic, potential, cross)
+
+
 def best_weights(
     A: Rows, velocity: Rows, effective_depth: float, activation: Activation
 ) -> Float[Tensor, "width width_in"]:

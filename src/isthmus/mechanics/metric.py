@@ -70,14 +70,30 @@ class FeatureMetric:
         """
         if gamma < 0:
             raise ValueError(f"gamma must not be negative, got {gamma}")
+        if gamma > 0:
+            return sum(self.parts(M1, M2, gamma))
+        c1, _ = self._split(M1)
+        c2 = c1 if M2 is M1 else self._split(M2)[0]
+        kept = self._kept()
+        return float(((c1 * c2).sum(dim=1)[kept] / self.singular_values[kept].square()).sum())
+
+    def parts(self, M1: Rows, M2: Rows, gamma: float) -> tuple[float, float]:
+        """The two parts of `inner` with γ > 0: on the image of K, and off it. The second grows as 1/γ.
+
+        Args:
+            M1: batch-first ``(samples, width)``.
+            M2: likewise.
+            gamma: γ > 0.
+
+        Raises:
+            ValueError: a γ that is not positive: at 0 the second part is infinite, or 0.
+        """
+        if not gamma > 0:
+            raise ValueError(f"gamma must be positive, got {gamma}")
         c1, off1 = self._split(M1)
         c2, off2 = (c1, off1) if M2 is M1 else self._split(M2)
-        products = (c1 * c2).sum(dim=1)
-        if gamma > 0:
-            inside = (products / (self.singular_values.square() + gamma)).sum()
-            return float(inside + (off1 * off2).sum() / gamma)
-        kept = self._kept()
-        return float((products[kept] / self.singular_values[kept].square()).sum())
+        terms, kept = (c1 * c2).sum(dim=1) / (self.singular_values.square() + gamma), self._kept()
+        return float(terms[kept].sum()), float(terms[~kept].sum() + (off1 * off2).sum() / gamma)
 
     def norm_squared(self, M: Rows, gamma: float = 0.0) -> float:
         """``‖M‖²_{(K+γI)}``; for γ = 0 the part in K's image, ``‖M σ(A)⁺‖_F²``.
@@ -88,9 +104,10 @@ class FeatureMetric:
 
     def outside(self, M: Rows) -> float:
         """Relative size of what the exact norm drops: ``‖M − M K K⁺‖_F/‖M‖_F``, 0 for M = 0."""
-        coefficients, off = self._split(M)
         total = float(M.norm())
-        if total == 0:
-            return 0.0
-        lost = off.square().sum() + coefficients[~self._kept()].square().sum()
-        return float(lost.sqrt()) / total
+        return float(self.off(M).norm()) / total if total > 0 else 0.0
+
+    def off(self, M: Rows) -> Rows:
+        """``M − M K K⁺``: what the exact norm drops."""
+        basis = self.basis[:, self._kept()]
+        return M - basis @ (basis.T @ M)

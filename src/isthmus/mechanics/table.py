@@ -14,8 +14,9 @@ from isthmus.columns import LAYERS, STATES
 from isthmus.geodesic import Geodesic
 from isthmus.mechanics.hamiltonian import scaled_hamiltonian
 from isthmus.mechanics.invariants import balancedness_defect, norm_defect, stationarity_residual
-from isthmus.mechanics.lagrangian import energies
+from isthmus.mechanics.lagrangian import energies, off_image, share
 from isthmus.mechanics.metric import FeatureMetric
+from isthmus.mechanics.modified import ORDERS, modified_hamiltonians
 from isthmus.mechanics.spectra import nuclear_rank, rank, spectra, stable_rank
 from isthmus.thresholds import GAMMA0, RANK
 
@@ -139,6 +140,8 @@ class MechanicsTable(Mapping[str, Values]):
             "minus_2h_over_l_min": min(h) if h else None,
             "minus_2h_over_l_max": max(h) if h else None,
             "minus_2h_over_l_stable_median": _median(stable),
+            "minus_2h_over_l_order2_median": _median(_finite(self["minus_2h_over_l_order2"])),
+            "minus_2h_over_l_order3_median": _median(_finite(self["minus_2h_over_l_order3"])),
             "min_coi": min(self["coi"]),
             "min_coi_stable": min(self["coi_stable"]),
             "path_length": float(self["path_length"][-1]),
@@ -179,8 +182,15 @@ def _rows(geodesic: Geodesic, gamma0: float) -> tuple[list[dict[str, float]], li
                 f"every feature of layer {state + 1} is zero: there is no metric; the network has collapsed"
             )
         gamma = metric.gamma(gamma0)
-        cost, stable = metric.norm_squared(A), metric.norm_squared(A, gamma)
-        states.append({"coi": cost, "coi_stable": stable, "coi_off_image": metric.outside(A)})
+        on, off = metric.parts(A, A, gamma)
+        states.append(
+            {
+                "coi": metric.norm_squared(A),
+                "coi_stable": on + off,
+                "coi_off_image": metric.outside(A),
+                "coi_stable_off_image": share(on, off),
+            }
+        )
         if not last:
             layers.append(_layer(geodesic, state + 1, S, metric, gamma))
     return states, layers
@@ -200,6 +210,7 @@ def _layer(geodesic: Geodesic, layer: int, S: Tensor, metric: FeatureMetric, gam
         stable = energies(A, velocity, L_tilde, metric, gamma)
         H = scaled_hamiltonian(A, M, L_tilde, geodesic.activation) / L_tilde
         H_stable = stable.kinetic + stable.potential
+        off = off_image(A, velocity, metric, gamma)
         row |= {
             "kinetic": exact.kinetic,
             "kinetic_stable": stable.kinetic,
@@ -207,10 +218,14 @@ def _layer(geodesic: Geodesic, layer: int, S: Tensor, metric: FeatureMetric, gam
             "potential_stable": stable.potential,
             "cross": exact.cross,
             "cross_stable": stable.cross,
+            "kinetic_stable_off_image": off.kinetic,
+            "potential_stable_off_image": off.potential,
+            "cross_stable_off_image": off.cross,
             "hamiltonian": H,
             "hamiltonian_stable": H_stable,
             "minus_2h_over_l": -2 * H / L_tilde,
             "minus_2h_over_l_stable": -2 * H_stable / L_tilde,
+            "minus_2h_over_l_off_image": 2 / L_tilde * float((M * metric.off(A)).sum()),
         }
     return row
 
@@ -249,6 +264,9 @@ def mechanics(geodesic: Geodesic, gamma0: float = GAMMA0, rank_threshold: float 
     per_b = g.effective_depth if g.effective_depth > 0 else 1.0
     lengths = torch.tensor([row["length"] for row in rows], dtype=torch.float64)
     from_metric = {name: [row.get(name, math.nan) for row in rows] for name in LAYERS}
+    if g.effective_depth > 0:
+        modified = zip(ORDERS, modified_hamiltonians(g).tolist(), strict=True)
+        from_metric |= {f"minus_2h_over_l_order{order}": values for order, values in modified if order > 1}
     layers: dict[str, Values] = from_metric | {
         "layer": list(range(1, L + 1)),
         "p": g.positions[1:].tolist(),
@@ -270,7 +288,7 @@ def mechanics(geodesic: Geodesic, gamma0: float = GAMMA0, rank_threshold: float 
     states: dict[str, Values] = {
         "state": list(range(L + 1)),
         "p": g.positions.tolist(),
-        **{name: [row[name] for row in of_states] for name in ("coi", "coi_stable", "coi_off_image")},
+        **{name: [row[name] for row in of_states] for name in of_states[0]},
         "rank_a": rank(s_a, rank_threshold).tolist(),
         "stable_rank_a": stable_rank(s_a).tolist(),
         "nuclear_rank_a": nuclear_rank(s_a).tolist(),

@@ -33,6 +33,8 @@ def weights_at(
     return torch.lerp(W[right - 1], W[right], t)
 
 
-def interpolate_weights(W: Weights, old: StepSizesVector, new: StepSizesVector) -> Weights:
+def interpolate_weights(
+    W: Weights, old: StepSizesVector, new: Float[Tensor, "points"]
+) -> Float[Tensor, "points width width_in"]:
     """Move the weights with p: ``W_p`` as `weights_at` reads it off the old layers' midpoints, at the new ones."""
     return weights_at(W, layer_midpoints(old.double()), layer_midpoints(new.double()))

@@ -9,20 +9,24 @@ For smooth σ; on ReLU's pieces it ignores the kinks, and stops where they are i
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from isthmus.activations import ReLU
 from isthmus.curvature.base import Preconditioner, SecondOrder, Target
 from isthmus.curvature.dual import DualPreconditioner
 from isthmus.curvature.hessian import Hessian
+from isthmus.curvature.lowest import lowest, sign_is_clear
 from isthmus.curvature.scaled import ScaledParameters
+from isthmus.optimise.go_down import go_down
 from isthmus.optimise.optimiser import Closure, Optimiser, Run
 from isthmus.optimise.truncated_cg import TruncatedStep, truncated_cg
 from isthmus.optimise.trust_region import SMALLER, Restorer, choose
 from isthmus.problem import Evaluation, Problem
+from isthmus.thresholds import CRITICAL
 
 # Below this part of the objective a predicted decrease drowns in the rounding of the objective itself: a sum in float64
 # (float32 parameters add their own rounding).
@@ -33,6 +37,8 @@ _ROUGH_ABOVE = 1e-3
 _REFUSALS = 12
 # Steps below the objective's resolution that may fail to halve the residual before nothing more is to be had.
 _IDLE = 5
+# In units of μ: a least eigenvalue within this of 0 makes no saddle (`isthmus.certificate.kind`).
+_ZERO = 1e-4
 
 
 @dataclass(frozen=True)
@@ -45,9 +51,12 @@ class Newton(Optimiser):
         limit: Hessian products a step at most. A guard: steps with a fresh preconditioner take a tenth of it.
         corrections: second-order corrections of a trial at most; one costs about a Hessian product.
         preconditioner: what makes it for a problem; without restorations (`KroneckerPreconditioner`) no corrections.
+        saddles: to leave at most. Where the method ends at a critical point, the least eigenvalue of the Hessian is
+            looked for (`isthmus.curvature.lowest`, about a hundred products); where it is negative, the method goes
+            along its eigenvector, both ways, takes the lower, and begins again. 0, and for ReLU: it is not looked for.
 
     Raises:
-        ValueError: counts below 1, or negative corrections.
+        ValueError: counts below 1, negative corrections or saddles.
     """
 
     name = "newton"
@@ -57,17 +66,27 @@ class Newton(Optimiser):
     limit: int = 300
     corrections: int = 4
     preconditioner: Callable[[Target], Preconditioner] = DualPreconditioner
+    saddles: int = 0
 
     def __post_init__(self) -> None:
         self._check_positive(counts=("refresh_every", "limit"))
-        if not isinstance(self.corrections, int):
-            raise TypeError(f"Newton: corrections must be a whole number (int), got {self.corrections!r}")
-        if self.corrections < 0:
-            raise ValueError(f"Newton: corrections must not be negative, got {self.corrections}")
+        for name in ("corrections", "saddles"):
+            value = getattr(self, name)
+            if not isinstance(value, int):
+                raise TypeError(f"Newton: {name} must be a whole number (int), got {value!r}")
+            if value < 0:
+                raise ValueError(f"Newton: {name} must not be negative, got {value}")
+
+    @property
+    def leaves_saddles(self) -> bool:
+        """Whether it looks for them."""
+        return self.saddles > 0
 
     def start(self, problem: Problem, tolerance: float = 0.0) -> "NewtonRun":
         """Begin; finished when every layer's stationarity residual is at most the tolerance."""
-        return NewtonRun(problem, self, lambda dtype: Hessian(problem, dtype=dtype), tolerance)
+        smooth = not isinstance(problem.activation, ReLU)
+        settings = self if smooth else replace(self, saddles=0)
+        return NewtonRun(problem, settings, lambda dtype: Hessian(problem, dtype=dtype), tolerance)
 
 
 class NewtonRun(Run):
@@ -87,12 +106,15 @@ class NewtonRun(Run):
         self.refresh_every, self.limit = settings.refresh_every, settings.limit
         self.preconditioner = settings.preconditioner(target)
         self.corrections = settings.corrections if self.preconditioner.restores else 0
-        self.products = 0
+        self.products = self.left = 0
+        self.least: Tensor | None = None
+        self._saddles = settings.saddles
         self._make_hessian = hessian
         self._hessians: dict[torch.dtype, SecondOrder] = {}
         self._hessian: SecondOrder | None = None  # the one that is linearised at the present point
         self._moves: int | None = None  # steps taken since the preconditioner was measured
         self._radius: float | None = None
+        self._least_radius: float | None = None
         self._refused = self._idle = 0
         self._least = math.inf  # residual of the steps below the objective's resolution
         self._evaluation: Evaluation | None = None
@@ -105,10 +127,15 @@ class NewtonRun(Run):
 
     def parameters_moved(self) -> None:
         """Measure preconditioner and objective again; the trust region starts anew."""
+        self.least = None
         self._moves, self._radius, self._refused = None, None, 0
         self._idle, self._least = 0, math.inf
         self._hessian = None
         self._evaluation, self._done = None, False
+
+    def trust(self, radius: float | None) -> None:
+        """Let the next step be as long as this at least, in the metric: for starts that were predicted."""
+        self._least_radius = radius
 
     def _residual(self) -> float:
         return float(self.target.residual().max())
@@ -116,12 +143,19 @@ class NewtonRun(Run):
     def _linearised(self, residual: float) -> SecondOrder:
         """The Hessian at the present point: after a refused step, what the step began with."""
         if self._hessian is None:
-            dtype = torch.float32 if residual > _ROUGH_ABOVE else self.target.parameters[0].dtype
+            rough = residual > _ROUGH_ABOVE and not self.preconditioner.stiff
+            dtype = torch.float32 if rough else self.target.parameters[0].dtype
             if dtype not in self._hessians:
                 self._hessians[dtype] = self._make_hessian(dtype)
             self._hessian = self._hessians[dtype]
             self._hessian.linearise()
         return self._hessian
+
+    def _measured(self) -> None:
+        """Measure the preconditioner where it is not that of a point nearby."""
+        if self._moves is None or self._moves >= self.refresh_every:
+            self.preconditioner.refresh()
+            self._moves = 0
 
     def _restorer(self, hessian: SecondOrder, scaled: ScaledParameters) -> Restorer:
         """Bring the outputs back to where the step, to first order, should have taken them."""
@@ -148,15 +182,12 @@ class NewtonRun(Run):
             return before
         residual = self._residual()
         if residual <= self.tolerance:
-            self._done = True
-            return before
-        if self._moves is None or self._moves >= self.refresh_every:
-            self.preconditioner.refresh()
-            self._moves = 0
+            return self._end(closure, before)
+        self._measured()
         origin = [p.detach().clone() for p in self.target.parameters]
         x, g, hessian = scaled.values(), scaled.gradient(), self._linearised(residual)
         if self._radius is None:
-            self._radius = max(0.1 * float(x.norm()) * math.sqrt(self.target.mu), 1e-6)
+            self._radius = max(0.1 * float(x.norm()) * math.sqrt(self.target.mu), self._least_radius or 1e-6)
         found = truncated_cg(
             lambda v: scaled.flatten(hessian.product(scaled.unflatten(v)), gradient=True),
             g,
@@ -169,8 +200,7 @@ class NewtonRun(Run):
         )
         self.products += found.products
         if found.products == 0:  # as of a network that collapsed to zero, whose gradient is as small as its weights
-            self._done = True
-            return before
+            return self._end(closure, before)
         noise = _RESOLUTION[x.dtype] * abs(before.objective)
         if found.decrease <= 10 * noise:
             return self._below_resolution(closure, scaled, origin, found, before, residual, noise)
@@ -182,7 +212,7 @@ class NewtonRun(Run):
         if taken is None:
             return self._refuse(closure, origin)
         scaled.write(taken)
-        return self._accept(closure())
+        return self._accept(closure, closure())
 
     def _below_resolution(
         self,
@@ -202,22 +232,51 @@ class NewtonRun(Run):
         scaled.write(scaled.values() + found.x)
         after = closure()
         if after.objective <= before.objective + noise and self._residual() <= 2 * residual:
-            return self._accept(after)
+            return self._accept(closure, after)
         self._radius = 0.25 * found.length
         return self._refuse(closure, origin)
 
-    def _accept(self, after: Evaluation) -> Evaluation:
+    def _accept(self, closure: Closure, after: Evaluation) -> Evaluation:
         assert self._moves is not None
         self._evaluation, self._refused = after, 0
         self._hessian, self._moves = None, self._moves + 1
-        self._done = self._idle >= _IDLE or self._residual() <= self.tolerance
-        return after
+        ended = self._idle >= _IDLE or self._residual() <= self.tolerance
+        return self._end(closure, after) if ended else after
 
     def _refuse(self, closure: Closure, origin: Sequence[Tensor]) -> Evaluation:
         self._refused += 1
-        self._done = self._refused >= _REFUSALS or self._idle >= _IDLE
         for p, before in zip(self.target.parameters, origin, strict=True):
             p.data.copy_(before)
+        self._evaluation = closure()
+        ended = self._refused >= _REFUSALS or self._idle >= _IDLE
+        return self._end(closure, self._evaluation) if ended else self._evaluation
+
+    def _end(self, closure: Closure, here: Evaluation) -> Evaluation:
+        """Be done; at a critical point that is a saddle, leave it instead, if one may still be left."""
+        self._done = True
+        if self.left >= self._saddles or not self._residual() <= CRITICAL:
+            return here
+        self._measured()
+        scaled = ScaledParameters(self.target)
+        found = lowest(
+            self._linearised(0.0),
+            scaled,
+            self.preconditioner,
+            tolerance=_ZERO,
+            limit=self.limit,
+            enough=sign_is_clear(self.target.mu),
+        )
+        self.products += found.products
+        self.least = found.vectors[0]
+        noise = _RESOLUTION[self.least.dtype] * abs(here.objective)
+        if float(found.values[0]) >= -max(float(found.errors[0]), _ZERO * self.target.mu):
+            return here
+        x = scaled.values()
+        down = go_down(lambda at: self._at(scaled, at), x, self.least, here.objective, noise)
+        scaled.write(x if down is None else down)
+        if down is not None:
+            self.parameters_moved()
+            self.left += 1
         self._evaluation = closure()
         return self._evaluation
 
@@ -232,6 +291,7 @@ class NewtonRun(Run):
             "idle": self._idle,
             "least": self._least,
             "products": self.products,
+            "left": self.left,
             "evaluation": None if e is None else [e.objective, e.data_cost, e.penalty],
             "done": self._done,
         }
@@ -243,6 +303,7 @@ class NewtonRun(Run):
         self._idle, self._least = state["idle"], state["least"]
         self._hessian = None
         self.products, self._done = state["products"], state["done"]
+        self.left, self.least = state.get("left", 0), None  # states from before it was counted have none
         self._evaluation = None if state["evaluation"] is None else Evaluation(*state["evaluation"])
         if self._evaluation is not None:
             self.target.evaluate()

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from isthmus.problem import Evaluation, Problem
 
 Closure = Callable[[], Evaluation]
@@ -19,6 +21,10 @@ class Run(ABC):
 
     products: int = 0
     """Hessian products spent; 0 for methods that need none."""
+    left: int = 0
+    """Saddles left; 0 for methods that do not look for them."""
+    least: Tensor | None = None
+    """Eigenvector of the Hessian's least eigenvalue, in scaled variables, where it was looked for at the end."""
 
     @abstractmethod
     def step(self, closure: Closure, rate: float) -> Evaluation:
@@ -61,6 +67,11 @@ class Optimiser(ABC):
     @abstractmethod
     def start(self, problem: Problem, tolerance: float = 0.0) -> Run:
         """Begin on a problem; ``tolerance``, on the largest stationarity residual, is for those that stop at one."""
+
+    @property
+    def leaves_saddles(self) -> bool:
+        """Whether it looks, at the end, for a direction in which the objective bends down, and goes along it."""
+        return False
 
     def unit(self, effective_depth: float) -> float:
         """What a stage's rate is a multiple of."""

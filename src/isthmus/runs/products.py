@@ -10,15 +10,21 @@ from isthmus.runs.config import RunConfig
 from isthmus.runs.folder import RunFolder
 from isthmus.runs.schema import MODEL, SUMMARY, TABLES
 from isthmus.runs.state import save_state
+from isthmus.thresholds import NEAR
 
 if TYPE_CHECKING:
     from isthmus.bottleneck import Bottleneck
     from isthmus.geodesic import Geodesic
+    from isthmus.mechanics import MechanicsTable
     from isthmus.problem import Problem
     from isthmus.runs.build import Built
 
 MOST_SAMPLES = 200
 """Samples in the projection: more only blacken the picture."""
+
+KIND_PRODUCTS = 300
+"""Hessian products of each search for the least eigenvalue at most; the network of 20 layers that
+docs/notes/solver.md calls the small case takes about 100."""
 
 
 def write_products(folder: RunFolder, config: RunConfig, built: "Built", result: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +50,10 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
     scores = _scores(problem, geodesic)
     nothing = torch.zeros(problem.model.out_features, len(problem.x), dtype=torch.float64, device=problem.x.device)
     zero_cost = float(problem.loss.evaluate(nothing, problem.y)[0])
-    reading = bottleneck(geodesic, table, threshold, scores["test_cost"], zero_cost)
+    kind = _kind(problem, trainer.least_direction)
+    reading = bottleneck(
+        geodesic, table, threshold, scores["test_cost"], zero_cost, _errors(problem, table), kind["kind"]
+    )
     tables: dict[str, Mapping[str, Any]] = {
         "layers": table.layers,
         "states": table.states,
@@ -57,6 +66,7 @@ def write_products(folder: RunFolder, config: RunConfig, built: "Built", result:
         **result,
         **scores,
         **table.summary(),
+        **kind,
         **_reading_summary(reading),
         **_settings(config, built),
         "steps": trainer.step_count,
@@ -112,9 +122,39 @@ def _scores(problem: "Problem", geodesic: "Geodesic") -> dict[str, Any]:
     return scores
 
 
+def _kind(problem: "Problem", direction: torch.Tensor | None) -> dict[str, Any]:
+    """Minimum, saddle or undecided; ``direction``: where to look first, as the trainer left it."""
+    from isthmus.certificate import kind_of
+
+    found = kind_of(problem, limit=KIND_PRODUCTS, start=direction).to_dict()
+    return {
+        "kind": found["kind"],
+        "kind_reason": found["reason"],
+        "least_eigenvalue": found["least"],
+        "least_eigenvalue_error": found["error"],
+    }
+
+
+def _errors(problem: "Problem", table: "MechanicsTable") -> dict[str, float] | None:
+    """The optimiser's error on the ends of the interval of k*, where the network is near enough to a critical point."""
+    from isthmus.activations import ReLU
+    from isthmus.bottleneck import interval_readings
+    from isthmus.certificate import optimiser_error
+
+    near = max(float(value) for value in table["residual"]) <= NEAR
+    if not near or isinstance(problem.activation, ReLU) or problem.memory != "store":
+        return None
+    return optimiser_error(problem, interval_readings(), limit=KIND_PRODUCTS)
+
+
 def _reading_summary(reading: "Bottleneck") -> dict[str, Any]:
     return {
-        "rank_estimate": reading.rank,
+        "rank_estimate": reading.k_star,
+        "rank_with_mean": reading.rank,
+        "k_star_low": reading.interval[0],
+        "k_star_low_error": reading.interval_error[0],
+        "k_star_high": reading.interval[1],
+        "k_star_high_error": reading.interval_error[1],
         "trusted": reading.trusted,
         "method": reading.method,
         "doubts": list(reading.doubts),

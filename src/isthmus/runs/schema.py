@@ -155,16 +155,31 @@ SUMMARY_VALUES = {
     "test_accuracy": Column("test accuracy", "share of test rows given their class", presence="optional"),
     "residual_max": Column("residual, largest", "over the layers (E9)"),
     "residual_median": Column("residual, median", "over the layers (E9)"),
+    "kind": Column("kind", "minimum, saddle or undecided, by the Hessian", kind="text", presence="optional"),
+    "kind_reason": Column("reason of the kind", "what the kind rests on", kind="text", presence="optional"),
+    "least_eigenvalue": Column(
+        "least eigenvalue", "of the Hessian in √ρ W; null where it was not looked for", "μ", presence="optional"
+    ),
+    "least_eigenvalue_error": Column(
+        "error of the least eigenvalue", "an eigenvalue lies within this of it", "μ", presence="optional"
+    ),
     "minus_2h_over_l_median": Column("−2H/L̃, median", "over the layers; null at L̃ = 0 (E11)", "dimensions"),
     "minus_2h_over_l_min": Column("−2H/L̃, least", "over the layers; null at L̃ = 0", "dimensions"),
     "minus_2h_over_l_max": Column("−2H/L̃, largest", "over the layers; null at L̃ = 0", "dimensions"),
     "minus_2h_over_l_stable_median": Column("−2H/L̃ stable, median", "from stable norms (E7)", "dimensions"),
+    "minus_2h_over_l_order2_median": Column("−2H̃/L̃ of order 2, median", "over the layers (E15)", "dimensions"),
+    "minus_2h_over_l_order3_median": Column("−2H̃/L̃ of order 3, median", "over the layers (E15)", "dimensions"),
     "min_coi": Column("smallest COI", "over all states, A_L included (E6)", "dimensions"),
     "min_coi_stable": Column("smallest stable COI", "over all states, A_L included (E7)", "dimensions"),
     "path_length": Column("path length", "∫ ‖∂_pA‖_{K+γI} dp over the whole path (E12)"),
     "rank_estimate": Column(
-        "rank estimate", "least rank of an interior state; null where the network collapsed", kind="integer"
+        "rank estimate", "of k*: directions of the plateau about its mean; null where collapsed", kind="integer"
     ),
+    "rank_with_mean": Column("with the mean", "least rank of an interior state, its mean included", kind="integer"),
+    "k_star_low": Column("k* from below", "−2H̃/L̃, median, of the order that leaves least spread (E11)", "dimensions"),
+    "k_star_low_error": Column("± of it", "the optimiser's error; null where unknown", "dimensions"),
+    "k_star_high": Column("k* from above", "least stable COI of an interior state (E11)", "dimensions"),
+    "k_star_high_error": Column("± of it", "the optimiser's error; null where unknown", "dimensions"),
     "trusted": Column("trusted", "whether nothing speaks against the estimate", kind="flag"),
     "method": Column("method", "how the estimate was made", kind="text"),
     "doubts": Column("doubts", "a list of sentences", kind="text"),

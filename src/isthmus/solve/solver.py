@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from isthmus.certificate import Certificate, certify
+from isthmus.certificate import Certificate, certify, kind_of
 from isthmus.geodesic import Geodesic
 from isthmus.problem import Problem
 from isthmus.solve.recipes import Stage, recipe
@@ -21,7 +21,8 @@ class Solution(Geodesic):
     Args:
         certificate: how critical it is, checked in float64.
         advice: what to try; empty where it converged.
-        statistics: steps, seconds, the stages with their steps, Hessian products of a last stage of Newton's.
+        statistics: steps, seconds, the stages with their steps; of a last stage of Newton's the Hessian products, and
+            the saddles that it came to and left.
         history: rows of `Trainer.history`.
     """
 
@@ -62,7 +63,8 @@ def solve(
 ) -> Solution:
     """Train a problem's model towards a critical point of (E3), and certify what was reached.
 
-    The model is changed in place, and may be one that was trained before.
+    The model is changed in place, and may be one that was trained before. Where it is a smooth one and critical, the
+    certificate says minimum, saddle or undecided; recipe ``geodesic`` goes on at saddles.
 
     Args:
         problem: model, data, weight decay.
@@ -104,7 +106,8 @@ def solve(
     ended = trainer.run(on_record=on_record, should_stop=stop)
     elapsed = time.perf_counter() - started
     geodesic = problem.geodesic()
-    certificate = certify(geodesic, kink_width)
+    kind = kind_of(problem, start=trainer.least_direction)
+    certificate = certify(geodesic, kink_width, kind=kind)
     how = Status.DONE if spent and ended.status is Status.INTERRUPTED else ended.status
     status = _status(certificate, how, tolerance)
     values = {f.name: getattr(geodesic, f.name) for f in fields(geodesic)} | {"status": status}
@@ -117,6 +120,7 @@ def solve(
             "seconds": elapsed,
             "stages": [f"{stage.optimiser.name} {stage.steps}" for stage in chosen],
             "hessian_products": trainer.hessian_products,
+            "saddles_left": trainer.saddles_left,
         },
         history=trainer.history,
     )

@@ -37,10 +37,15 @@ class TrainResult:
     step: int = 0
 
     @classmethod
-    def done(cls, step: int, kept_step: int | None) -> "TrainResult":
+    def done(cls, step: int, kept_step: int | None, left: int = 0) -> "TrainResult":
         """All steps made; ``kept_step`` is that of the iterate that the last stage left, None where it is its last."""
         kept = "" if kept_step is None else f"; step {kept_step}, the best of the last stage, was kept"
-        return cls(Status.DONE, f"{step} steps done{kept}", step=step)
+        saddles = "" if left == 0 else f"; {_saddles(left)} left along a direction of negative curvature"
+        return cls(Status.DONE, f"{step} steps done{kept}{saddles}", step=step)
+
+
+def _saddles(count: int) -> str:
+    return f"{count} saddle{'' if count == 1 else 's'}"
 
 
 class _Kept(NamedTuple):
@@ -70,7 +75,8 @@ class Trainer:
         seed: of the minibatches.
         log_every: steps between history rows.
         tolerance: on the largest stationarity residual: training is done when a history row of a stage on the problem
-            itself is below. 0: the stages run to their ends.
+            itself is below; where the last stage leaves saddles, it goes on with that one. 0: the stages run to their
+            ends.
 
     Raises:
         ValueError: no stages; L-BFGS with minibatches, or without the features in memory; minibatches of part of the
@@ -163,8 +169,11 @@ class Trainer:
 
     @property
     def stage(self) -> str:
-        """Name of the running stage's optimiser; ``done`` after the last."""
-        return self.stages[self._stage].optimiser.name if not self.done else "done"
+        """Name of the running stage's optimiser, with the saddles it has left; ``done`` after the last."""
+        if self.done:
+            return "done"
+        name = self.stages[self._stage].optimiser.name
+        return f"{name} past {_saddles(self.saddles_left)}" if self.saddles_left else name
 
     @property
     def _whole(self) -> bool:
@@ -175,6 +184,16 @@ class Trainer:
     def hessian_products(self) -> int:
         """Products that the present stage has spent; 0 where its optimiser needs none."""
         return self._run.products
+
+    @property
+    def saddles_left(self) -> int:
+        """Saddles that the present stage has come to, and left: see `isthmus.optimise.Newton`."""
+        return self._run.left
+
+    @property
+    def least_direction(self) -> Tensor | None:
+        """Eigenvector of the Hessian's least eigenvalue, where the last stage looked for it: in scaled variables."""
+        return self._run.least
 
     @property
     def done(self) -> bool:
@@ -325,19 +344,28 @@ class Trainer:
                 )
         if on_checkpoint is not None:
             on_checkpoint(self)
-        return TrainResult.done(self.step_count, self._kept_step)
+        return TrainResult.done(self.step_count, self._kept_step, self.saddles_left)
 
     def _log(self, on_record: Callable[[Record], None] | None) -> TrainResult | None:
         row = self.record()
         if not math.isfinite(float(row["objective"] or 0.0)):
             return self._failure()
         if not self.done and self._whole and float(row["residual_max"] or 0.0) <= self.tolerance:
-            self._stage, self._stage_step = len(self.stages), 0
+            self._at_the_tolerance()
             row |= {"stage": self.stage, "rate": None}
         self.history.append(row)
         if on_record is not None:
             on_record(row)
         return None
+
+    def _at_the_tolerance(self) -> None:
+        """Be done; but a last stage that leaves saddles decides for itself whether this is one."""
+        last = len(self.stages) - 1
+        if not self.stages[last].optimiser.leaves_saddles:
+            self._stage, self._stage_step = len(self.stages), 0
+        elif self._stage < last:
+            self._stage, self._stage_step = last, 0
+            self._enter(self.stages[last])
 
     # --- divergence -------------------------------------------------------------------------------------------
 

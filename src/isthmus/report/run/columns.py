@@ -10,8 +10,9 @@ from isthmus.report.tables import Cell, Column
 from isthmus.runs.reader import RunData
 
 _FIRST = (
-    *("layer", "state", "p", "rho", "rank_w", "minus_2h_over_l", "kinetic_stable", "potential_stable"),
-    *("hamiltonian", "residual", "speed_k", "slow", "rank_a", "coi_stable", "coi", "stable_rank_a", "norm_b"),
+    *("layer", "state", "p", "rho", "rank_w", "minus_2h_over_l", "minus_2h_over_l_order3", "kinetic_stable"),
+    *("potential_stable", "hamiltonian", "residual", "speed_k", "slow"),
+    *("rank_a", "coi_stable", "coi", "stable_rank_a", "norm_b"),
 )
 _SYMBOLS = {"p": "{pl}", "rho": "{rho}"}
 

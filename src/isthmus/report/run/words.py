@@ -60,7 +60,8 @@ def certificate(run: RunData) -> Headline:
         "good": (
             "A critical point, for practical purposes" if critical else "Nearly a critical point: digits can be read",
             f"Every layer satisfies the first of (E9) to {show(CRITICAL if critical else DIGITS)}: momenta, "
-            "Hamiltonian and −2H/L̃ mean what the theory says, up to the O(ρ) error of finitely many layers.",
+            "Hamiltonian and −2H/L̃ mean what the theory says, up to the O(ρ) error of finitely many layers."
+            + (_kind(run) if critical else ""),
         ),
         "near": (
             "Near a critical point",
@@ -81,6 +82,16 @@ def certificate(run: RunData) -> Headline:
     median = run.value("residual_median")
     advice = _advice(run) if which == "bad" else ""
     return Headline(which, headline, meaning, show(residual, 3), show(median, 3), advice)
+
+
+def _kind(run: RunData) -> str:
+    """A sentence on minimum or saddle; "" where the run did not look."""
+    kind, reason, least = run.summary.get("kind"), run.summary.get("kind_reason"), run.value("least_eigenvalue")
+    if not isinstance(kind, str) or not isinstance(reason, str):
+        return ""
+    if least is None or kind == "undecided":
+        return f" Minimum or saddle is undecided: {reason}."
+    return f" It is a {kind}: {reason}; the least is {show(least, 3)} μ."
 
 
 def _advice(run: RunData) -> str:

@@ -1,0 +1,561 @@
+"""The state of a branch that is being followed, and one step of it at a time."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from isthmus.branches.branch import Branch, BranchPoint, Event, EventKind, copied
+from isthmus.branches.correct import Corrected, Direction, Here, Local, Tangent, beside, minimise, restored, unit
+from isthmus.branches.family import Family
+from isthmus.branches.locate import bifurcation, fold, least_eigenvalue, seen
+from isthmus.branches.readings import readings
+from isthmus.curvature import Lowest, ScaledParameters
+from isthmus.status import ADVICE, Status
+from isthmus.thresholds import BRANCH_START
+
+AtFold = Literal["jump", "locate", "turn", "stop"]
+
+_FIRST = 0.15  # first step: of log t, or of the way
+_SHORTEST = 1 / 64  # of the first step: where folds are looked for, below it steps are taken along the branch
+_RESOLUTION = 1 / 4  # of the first step: where they are not, a disagreement on it is a jump
+_RELATIVE = 0.5  # most that a prediction may change the parameters, relative to their size
+_AGREES = 0.5  # most that a step may differ from the trapezoid of its tangents, relative to its length
+_WANTED = 6  # steps of Newton's method at which a step has the right length
+_MOST = 12  # of a step before it is refused for a shorter one
+_LANDING = 400  # of the first point of a new branch
+_ALONG = 0.15  # longest step along the branch
+_VANISHING = 1e-5  # shortest
+_NUDGE = 1e-3  # how far along an eigenvector a new branch is looked for, relative to the parameters' size
+_NOT_LOCATED = "not located"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See `isthmus.branches.follow`."""
+
+    start: float
+    stop: float
+    at: tuple[float, ...] = ()
+    step: float | None = None
+    tolerance: float = 1e-5
+    at_fold: AtFold = "jump"
+    resolution: float | None = None
+    eigenvalues: bool = True
+    most: int = 1000
+
+    def checked(self, family: Family) -> None:
+        """Whether the numbers fit together.
+
+        Raises:
+            ValueError: they do not.
+        """
+        if self.stop == self.start:
+            raise ValueError(f"stop must differ from where the branch starts, {family.name} = {self.start:g}")
+        low, high = sorted((self.start, self.stop))
+        outside = [v for v in self.at if not low <= v <= high]
+        if outside:
+            raise ValueError(f"at must lie between start and stop, {low:g} and {high:g}; got {outside[0]:g}")
+        if self.step is not None and not 0 < self.step < math.inf:
+            raise ValueError(f"step must be positive (its sign follows from stop), got {self.step}")
+        if not 0 < self.tolerance <= BRANCH_START:
+            raise ValueError(f"tolerance must lie in (0, {BRANCH_START:g}], got {self.tolerance}")
+        if self.at_fold not in ("jump", "locate", "turn", "stop"):
+            raise ValueError(f"at_fold must be 'jump', 'locate', 'turn' or 'stop', got {self.at_fold!r}")
+        if self.resolution is not None and not 0 < self.resolution <= self.first(family):
+            raise ValueError(
+                f"resolution (the shortest step) must lie in (0, {self.first(family):g}] (the first step), got "
+                f"{self.resolution}"
+            )
+        if self.most < 2:
+            raise ValueError(f"most (points) must be at least 2, got {self.most}")
+
+    def first(self, family: Family) -> float:
+        """The first step in the coordinate, positive."""
+        if self.step is not None:
+            return self.step
+        way = abs(family.coordinate(self.stop) - family.coordinate(self.start))
+        return min(_FIRST, way) if family.logarithmic else _FIRST * way
+
+    def shortest(self, family: Family) -> float:
+        """The shortest step at a fixed value, in the coordinate."""
+        if self.resolution is not None:
+            return self.resolution
+        return self.first(family) * (_RESOLUTION if self.at_fold == "jump" else _SHORTEST)
+
+
+def _negative(least: Lowest) -> bool:
+    """Whether an eigenvalue is negative beyond its error."""
+    return float(least.values[0]) + float(least.errors[0]) < 0
+
+
+class Follower:
+    """Where a branch is, with all that the next step depends on.
+
+    Args:
+        family: what is followed.
+        settings: of `follow`.
+        keep: keep every point's parameters.
+        should_stop: asked after every step of Newton's method; the step at hand is then given up.
+    """
+
+    def __init__(
+        self, family: Family, settings: Settings, keep: bool = True, should_stop: Callable[[], bool] | None = None
+    ) -> None:
+        self.family, self.settings, self.keep, self.should_stop = family, settings, keep, should_stop
+        self.sign = 1 if family.coordinate(settings.stop) > family.coordinate(settings.start) else -1
+        self.first, self.shortest = settings.first(family), settings.shortest(family)
+        ways = {family.coordinate(v) for v in (*settings.at, settings.stop)}
+        self.ways = sorted(ways, key=lambda tau: self.sign * tau)
+        self.points: list[BranchPoint] = []
+        self.events: list[Event] = []
+        self.status: Status | None = None
+        self.advice = ""
+        self.step = self.first
+        self.along: Direction | None = None  # set while steps are taken along the branch
+        self.taken = 0  # such steps, since the last at a fixed value
+        self.number = 0
+        self.products = 0
+        self.size = 0.0  # the largest norm of the parameters so far
+        self.changed = False
+        self.here: Here | None = None
+        self._local: Local | None = None
+        self._tangent: Tangent | None = None
+        self.least: Lowest | None = None
+        self._spent = 0  # products since the last point
+        self._steps = 0
+        self._clock = time.perf_counter()
+
+    # --- beginning and end -------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Bring the start to the tolerance, and make it the first point.
+
+        Raises:
+            ValueError: it is no critical point.
+        """
+        tau = self.family.coordinate(self.settings.start)
+        target = self.family.at(self.settings.start)
+        before = ScaledParameters(target).values()
+        target.evaluate()
+        residual = float(target.residual().max())
+        if not residual <= BRANCH_START:
+            raise ValueError(
+                f"the start is no critical point: its residual is {residual:.2g}, beyond {BRANCH_START:g}. "
+                'Solve there first: solve(problem, "geodesic"), with a larger μ where that does not converge'
+            )
+        found = minimise(self.family, tau, self.settings.tolerance, _LANDING, should_stop=self.should_stop)
+        self._count(found)
+        if found.here is None:
+            ScaledParameters(target).write(before)
+            target.evaluate()
+            value = target.evaluate()
+            self.here = Here(tau, before, value, residual)
+            return self.end(Status.STALLED)
+        local, tangent, least = self._look(found.here)
+        self._arrive(found.here, local, tangent, least)
+        if _negative(least):
+            self._leave(found.here.x, tau, least.vectors[0], found.here)
+
+    def end(self, status: Status, advice: str | None = None) -> None:
+        """No further steps; the parameters are those of the last point."""
+        self.status, self.advice, self.changed = status, ADVICE[status] if advice is None else advice, True
+        if self.here is not None:
+            self._write(self.here)
+
+    def branch(self) -> Branch:
+        """What was found so far."""
+        status = Status.UNKNOWN if self.status is None else self.status
+        return Branch(self.family, tuple(self.points), tuple(self.events), status, self.advice)
+
+    def take_up(self) -> None:
+        """Measure again what is not in a saved state: it follows from the point."""
+        if self.here is None:
+            return
+        self._write(self.here)
+        self._local = Local(self.family, self.here)
+        if self.along is None:
+            self._tangent = self._local.tangent()
+
+    # --- one step ----------------------------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """One step, taken or refused."""
+        self.changed = False
+        assert self.here is not None
+        if len(self.points) >= self.settings.most:
+            return self.end(Status.BUDGET_SPENT, f"{self.settings.most} points (most); give it more, or a longer step")
+        if self.along is None:
+            self._at_a_value()
+        else:
+            self._along()
+
+    def _stopped(self) -> bool:
+        return self.should_stop is not None and self.should_stop()
+
+    def _write(self, here: Here) -> None:
+        ScaledParameters(self.family.at(self.family.value(here.tau))).write(here.x)
+
+    def _count(self, found: Corrected) -> None:
+        self._spent += found.products
+        self._steps += found.steps
+
+    def _look(self, here: Here) -> tuple[Local, Tangent, Lowest]:
+        """The tangent at a point, and the least eigenvalue as far as its sign."""
+        local = Local(self.family, here)
+        tangent = local.tangent()
+        self._spent += tangent.products
+        if not self.settings.eigenvalues and tangent.least > 0 and tangent.products > 3:
+            return local, tangent, seen(tangent.least, local)
+        near = None if self.least is None else self.least.vectors[0]
+        least = least_eigenvalue(local, near)
+        self._spent += least.products
+        return local, tangent, least
+
+    def _arrive(self, here: Here, local: Local, tangent: Tangent | None, least: Lowest, direction: int = 0) -> None:
+        """Make a point of where we are."""
+        self.here, self._local, self._tangent, self.least = here, local, tangent, least
+        norm = float(here.x.norm())
+        self.size = max(self.size, norm)
+        value = self.family.value(here.tau)
+        self._write(here)
+        path = self.family.geodesic(value)
+        along = self.along
+        if along is not None:
+            speed = float(along.x.norm()) / max(abs(along.tau), 1e-300) / self._norm()
+        else:
+            speed = 0.0 if tangent is None else float(tangent.x.norm()) / self._norm()
+        now = time.perf_counter()
+        point = BranchPoint(
+            branch=self.number,
+            value=value,
+            objective=here.evaluation.objective,
+            data_cost=here.evaluation.data_cost,
+            penalty=here.evaluation.penalty,
+            residual=here.residual,
+            stable=not _negative(least),
+            least=float(least.relative[0]),
+            speed=speed,
+            direction=direction or self.sign,
+            steps=self._steps,
+            products=self._spent,
+            seconds=now - self._clock,
+            readings={} if path is None else readings(path),
+            parameters=copied(self.family.at(value).parameters) if self.keep else None,
+        )
+        self.products += self._spent
+        self._spent, self._steps, self._clock, self.changed = 0, 0, now, True
+        self.points.append(point)
+        self._compare(point)
+
+    def _compare(self, point: BranchPoint) -> None:
+        """Rank and collapse, against the point before."""
+        if len(self.points) < 2:
+            return
+        last, index = self.points[-2], len(self.points) - 2
+        if point.readings.get("collapsed") == 1 and last.readings.get("collapsed") == 0:
+            self._event(EventKind.COLLAPSE, point.value, "the outputs no longer depend on the inputs", index)
+        a, b = last.readings.get("k_star"), point.readings.get("k_star")
+        if a is not None and b is not None and a != b:
+            self._event(
+                EventKind.RANK, point.value, f"the bottleneck's rank about its mean goes from {a:.0f} to {b:.0f}", index
+            )
+
+    def _event(
+        self, kind: EventKind, value: float, message: str, after: int | None = None, error: float = math.nan
+    ) -> None:
+        self.events.append(Event(kind, value, len(self.points) - 1 if after is None else after, message, error))
+
+    def _norm(self) -> float:
+        """What changes of the parameters are compared with."""
+        return self.size if self.size > 0 else 1.0
+
+    def _arrived(self) -> bool:
+        """End at the stop; where all points are collapsed, say so."""
+        assert self.here is not None
+        if self.sign * (self.here.tau - self.ways[-1]) < -1e-12 * max(1.0, abs(self.ways[-1])):
+            return False
+        gone = all(p.readings.get("collapsed") == 1 for p in self.points)
+        self.end(Status.COLLAPSED if gone else Status.CONVERGED)
+        return True
+
+    # --- at fixed values ---------------------------------------------------------------------------------------------
+
+    def _next(self, tangent: Tangent) -> float:
+        """The next coordinate: a step, shared out evenly up to the next value that must have a point."""
+        assert self.here is not None
+        speed = float(tangent.x.norm()) / self._norm()
+        self.step = min(self.step, _RELATIVE / speed if speed > 0 else math.inf)
+        ahead = [tau for tau in self.ways if self.sign * (tau - self.here.tau) > 1e-12 * max(1.0, abs(tau))]
+        distance = abs(ahead[0] - self.here.tau)
+        parts = max(1, math.ceil(distance / self.step - 0.25))
+        return ahead[0] if parts == 1 else self.here.tau + self.sign * distance / parts
+
+    def _at_a_value(self) -> None:
+        """Predict, correct, compare with the tangents; then take the step or refuse it."""
+        here, local, tangent = self.here, self._local, self._tangent
+        assert here is not None and local is not None and tangent is not None
+        if self._arrived():
+            return
+        tau = self._next(tangent)
+        delta = tau - here.tau
+        finest = abs(delta) <= 1.5 * self.shortest
+        jumps = self.settings.at_fold == "jump"
+        if finest and not jumps and abs(self.ways[-1] - here.tau) > abs(delta):
+            return self._go_along(tangent)
+        self._predict(local, tangent, tau)
+        found = minimise(
+            self.family,
+            tau,
+            self.settings.tolerance,
+            _LANDING if finest else _MOST,
+            radius=0.5 * abs(delta) * math.sqrt(max(tangent.energy, 0.0)),
+            should_stop=self.should_stop,
+        )
+        self._count(found)
+        if self._stopped():
+            return self._refuse(here, abs(delta), 1.0)
+        if found.here is None:
+            if finest:
+                return self.end(Status.STALLED)
+            return self._refuse(here, abs(delta))
+        there, theirs, least = self._look(found.here)
+        gap = self._gap(here, tangent, found.here, theirs)
+        if not gap <= _AGREES:
+            if finest:
+                return self._jump(here, found.here, there, theirs, least)
+            return self._refuse(here, abs(delta), 0.5 if gap < 1.5 * _AGREES else 0.25)
+        if _negative(least):
+            return self._lost(here, tangent, found.here, least)
+        self._arrive(found.here, there, theirs, least)
+        factor = min(_WANTED / max(found.steps, 1), math.sqrt(0.5 * _AGREES / max(gap, 1e-9)))
+        self.step = abs(delta) * min(2.0, max(0.5, factor))
+
+    def _gap(self, here: Here, tangent: Tangent, there: Here, theirs: Tangent) -> float:
+        """By how much the way between two points departs from the trapezoid of their tangents, relative to it."""
+        way = there.x - here.x
+        length = float(way.norm())
+        if length <= 1e-9 * self._norm():
+            return 0.0
+        return float((way - (tangent.x + theirs.x) * ((there.tau - here.tau) / 2)).norm()) / length
+
+    def _jump(self, here: Here, found: Here, there: Local, theirs: Tangent, least: Lowest) -> None:
+        """The shortest step still disagrees with the tangents: the branch ends between the two points."""
+        if _negative(least):
+            return self._leave(found.x, found.tau, least.vectors[0], here)
+        self._new_branch(found, EventKind.JUMP, here)
+        self._arrive(found, there, theirs, least)
+        self.step = 2 * self.shortest
+
+    def _predict(self, local: Local, tangent: Tangent, tau: float) -> None:
+        """Set the parameters to a prediction, or to the point itself where that is better."""
+        here, delta = local.here, tau - local.here.tau
+        target = self.family.at(self.family.value(tau))
+        scaled = ScaledParameters(target)
+        scaled.write(here.x)
+        plain = target.evaluate(gradient=False).objective
+        aim = local.hessian.outputs.to(tangent.outputs.dtype) + delta * tangent.outputs
+        _, value = restored(target, local.metric, here.x.add(tangent.x, alpha=delta), aim)
+        if not value < plain:
+            scaled.write(here.x)
+
+    def _refuse(self, here: Here, length: float, factor: float = 0.5) -> None:
+        self.step = factor * length
+        self.changed = factor < 1
+        self._write(here)
+
+    def _lost(self, here: Here, tangent: Tangent, there: Here, least: Lowest) -> None:
+        """The branch went on as a saddle: where it lost its stability, and which branch is stable beyond."""
+        assert self.least is not None
+        along = unit(self.sign * tangent.x, float(self.sign), self._norm())
+        length = abs(there.tau - here.tau) / abs(along.tau)
+        self._change_of_stability(here, along, length, float(self.least.values[0]), least, there)
+
+    def _change_of_stability(
+        self, here: Here, along: Direction, step: float, before: float, least: Lowest, there: Here, leave: bool = True
+    ) -> None:
+        """Name a change of the least eigenvalue's sign between two points; then leave for the stable branch."""
+        located = bifurcation(self.family, here, along, step, before, float(least.values[0]))
+        at, vector, error, how = (
+            there,
+            least.vectors[0],
+            math.nan,
+            f" ({_NOT_LOCATED}: between here and the last point)",
+        )
+        if located is not None and located.vector is not None:
+            self._spent += located.products
+            at, vector, how = located.here, located.vector, ""
+            error = located.error * (self.family.value(at.tau) if self.family.logarithmic else 1.0)
+        lost = float(least.values[0]) < before
+        words = f"the branch is a {'saddle' if lost else 'minimum'}"
+        self._event(
+            EventKind.BIFURCATION,
+            self.family.value(at.tau),
+            f"the least eigenvalue of the Hessian changes its sign; beyond, {words}{how}",
+            error=error,
+        )
+        if leave:
+            tau = at.tau + self.sign * self.shortest
+            beyond = self.sign * (there.tau - tau) > 0 and located is not None
+            self._leave(at.x, tau if beyond else there.tau, vector, here)
+
+    def _leave(self, x: Tensor, tau: float, vector: Tensor, origin: Here) -> None:
+        """From a saddle down to the minimum on either side of it, the lower one: a new branch."""
+        best: Here | None = None
+        scaled = ScaledParameters(self.family.at(self.family.value(tau)))
+        for side in (1.0, -1.0):
+            scaled.write(x + side * _NUDGE * self._norm() * vector)
+            found = minimise(self.family, tau, self.settings.tolerance, _LANDING, should_stop=self.should_stop)
+            self._count(found)
+            if self._stopped():
+                return self._write(origin)
+            if found.here is None:
+                continue
+            value = found.here.evaluation.objective
+            if best is None or value < best.evaluation.objective - 1e-9 * abs(value):
+                best = found.here
+        if best is None:
+            self._write(origin)
+            return self.end(Status.STALLED, "no minimum was found beside the saddle; try another step or tolerance")
+        self._land(best, EventKind.SWITCH, origin)
+
+    def _land(self, found: Here, kind: EventKind, origin: Here) -> None:
+        """A new branch begins, at a point that is still to be looked at."""
+        self._new_branch(found, kind, origin)
+        self.along, self.taken, self.least = None, 0, None
+        local, tangent, least = self._look(found)
+        self._arrive(found, local, tangent, least)
+        self.step = 2 * self.shortest
+
+    def _new_branch(self, found: Here, kind: EventKind, origin: Here) -> None:
+        moved = float((found.x - origin.x).norm()) / self._norm()
+        words = (
+            f"a new branch begins, {moved:.2g} away (relative to the parameters); the objective goes from "
+            f"{origin.evaluation.objective:.6g} to {found.evaluation.objective:.6g}"
+        )
+        if kind is EventKind.JUMP and self.points:
+            words = f"the branch ends between {self.points[-1].value:.6g} and here; {words}"
+        self._event(kind, self.family.value(found.tau), words)
+        self.number += 1
+
+    # --- along the branch --------------------------------------------------------------------------------------------
+
+    def _go_along(self, tangent: Tangent) -> None:
+        size = self._norm()
+        self.along = unit(self.sign * tangent.x, float(self.sign), size)
+        self.step = min(_ALONG, max(self.step / max(abs(self.along.tau), 1e-300), 100 * _VANISHING))
+        self.taken, self.changed = 0, True
+
+    def _along(self) -> None:
+        """A step along the branch, taken or refused."""
+        here, along = self.here, self.along
+        assert here is not None and along is not None
+        step = self._up_to_the_stop(here, along)
+        found, direction = beside(self.family, here, along, step, self.settings.tolerance, should_stop=self.should_stop)
+        self._count(found)
+        if self._stopped():
+            return self._write(here)
+        turned = direction is not None and direction.times(along) < 0.5
+        if found.here is None or direction is None or turned:
+            self.step, self.changed = 0.5 * step, True
+            self._write(here)
+            if self.step < _VANISHING:
+                self._beyond(here, "steps along the branch have become too short", here.tau)
+            return
+        self.taken += 1
+        if direction.tau * along.tau < 0:
+            return self._fold(here, along, step, found.here, direction)
+        local = Local(self.family, found.here)
+        least = least_eigenvalue(local, None if self.least is None else self.least.vectors[0])
+        self._spent += least.products
+        negative = _negative(least)
+        stable_before = self.points[-1].stable
+        if negative == stable_before and self.least is not None:
+            leave = negative and direction.tau * self.sign > 0
+            before = float(self.least.values[0])
+            self._change_of_stability(here, along, step, before, least, found.here, leave)
+            if leave:
+                return
+        self.along = direction
+        self._arrive(found.here, local, None, least, 1 if direction.tau > 0 else -1)
+        self.step = min(_ALONG, step * (1.5 if found.steps <= 4 else 0.7 if found.steps > 7 else 1.0))
+        if self._passed(found.here):
+            return
+        self._perhaps_at_values_again(direction, negative)
+
+    def _up_to_the_stop(self, here: Here, along: Direction) -> float:
+        """The step, not beyond the stop."""
+        left = (self.ways[-1] - here.tau) * self.sign
+        ahead = along.tau * self.sign
+        return min(self.step, left / ahead) if ahead > 1e-6 and left > 0 else self.step
+
+    def _passed(self, here: Here) -> bool:
+        """End at the stop, or where the branch came back beyond its start."""
+        left = (self.ways[-1] - here.tau) * self.sign
+        if left <= 1e-9 * max(1.0, abs(self.ways[-1])):
+            self._arrived() if left <= 0 else self.end(Status.CONVERGED)
+            return True
+        start = self.family.coordinate(self.settings.start)
+        if (start - here.tau) * self.sign > abs(self.ways[-1] - start):
+            self.end(Status.DONE, "the branch turned round and went back beyond its start")
+            return True
+        return False
+
+    def _perhaps_at_values_again(self, direction: Direction, negative: bool) -> None:
+        """Steps at fixed values, once the parameters change slowly with the coordinate again."""
+        ahead = direction.tau * self.sign
+        if negative or ahead <= 0 or self.taken < 3:
+            return
+        allowed = _RELATIVE * ahead * self._norm() / max(float(direction.x.norm()), 1e-300)
+        if allowed < 4 * self.shortest:
+            return
+        assert self._local is not None
+        self.along, self.taken = None, 0
+        self._tangent = self._local.tangent()
+        self._spent += self._tangent.products
+        self.step = min(max(0.25 * self.first, 4 * self.shortest), allowed)
+
+    def _fold(self, here: Here, along: Direction, step: float, there: Here, direction: Direction) -> None:
+        """The branch turned back."""
+        located = fold(self.family, here, along, step, direction)
+        tau, error, how = here.tau, math.nan, f" ({_NOT_LOCATED}: between here and the next point)"
+        if located is not None:
+            self._spent += located.products
+            tau, how = located.here.tau, ""
+            error = located.error * (self.family.value(tau) if self.family.logarithmic else 1.0)
+        self._event(
+            EventKind.FOLD,
+            self.family.value(tau),
+            f"the branch turns back; beyond, it has no critical point{how}",
+            error=error,
+        )
+        if self.settings.at_fold in ("jump", "locate") and along.tau * self.sign > 0:
+            return self._beyond(here, "the branch has ended at a fold", tau)
+        if self.settings.at_fold == "stop":
+            self._write(here)
+            return self.end(Status.DONE, "the branch turned back at a fold, where it was told to stop")
+        local = Local(self.family, there)
+        least = least_eigenvalue(local, None if self.least is None else self.least.vectors[0])
+        self._spent += least.products
+        self.along = direction
+        self._arrive(there, local, None, least, 1 if direction.tau > 0 else -1)
+        self._passed(there)
+
+    def _beyond(self, here: Here, why: str, tau: float) -> None:
+        """The next minimum behind the end of a branch."""
+        there = tau + self.sign * self.shortest
+        if self.sign * (self.ways[-1] - there) < 0:
+            there = self.ways[-1]
+        ScaledParameters(self.family.at(self.family.value(there))).write(here.x)
+        found = minimise(self.family, there, self.settings.tolerance, _LANDING, should_stop=self.should_stop)
+        self._count(found)
+        if self._stopped():
+            return self._write(here)
+        if found.here is None:
+            return self.end(
+                Status.STALLED, f"{why}, and no minimum was found beyond; try another tolerance, or start elsewhere"
+            )
+        self._land(found.here, EventKind.JUMP, here)
