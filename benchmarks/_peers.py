@@ -144,7 +144,7 @@ PEERS = {
     "Muon": Peer("torch", muon, grid((0.1, 0.2, 0.4), (300, 400, 500))),
     "SOAP": Peer("pytorch_optimizer", soap, grid((0.03, 0.05, 0.1), (250, 300, 400, 600))),
     "Shampoo": Peer("pytorch_optimizer", shampoo, grid((0.3, 1.0, 3.0), (400, 800), **SHAMPOO)),
-    "K-FAC": Peer("singd", singd, grid((0.03, 0.06, 0.1), (250, 300, 400), **KFAC), linear=True),
+    "K-FAC": Peer("singd", singd, grid((0.03, 0.04, 0.06), (250, 300, 400), **KFAC), linear=True),
 }
 
 # on seeds 0 and 1: docs/notes/log/solver.md says how much of each grid was run
@@ -152,7 +152,7 @@ CHOSEN = {
     "Muon": Setting(0.2, 400),
     "SOAP": Setting(0.1, 400),
     "Shampoo": Setting(1.0, 800, tuple((name, value) for name, (value,) in SHAMPOO.items())),
-    "K-FAC": Setting(0.06, 300, tuple((name, value) for name, (value,) in KFAC.items())),
+    "K-FAC": Setting(0.04, 400, tuple((name, value) for name, (value,) in KFAC.items())),
 }
 
 
