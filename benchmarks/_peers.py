@@ -158,8 +158,8 @@ CHOSEN = {
 
 def missing(names: list[str]) -> dict[str, str]:
     """Which of these cannot be made, and why."""
-    net = Loop(Problem(LeakyResNet(2, 2, width=4, depth=2), torch.eye(2), torch.eye(2)), False)
-    linear = Loop(Problem(LeakyResNet(2, 2, width=4, depth=2), torch.eye(2), torch.eye(2)), True)
+    net = Loop(Problem(LeakyResNet(2, 2, width=4, depth=2, effective_depth=1.0), torch.eye(2), torch.eye(2)), False)
+    linear = Loop(Problem(LeakyResNet(2, 2, width=4, depth=2, effective_depth=1.0), torch.eye(2), torch.eye(2)), True)
     found = {}
     for name in names:
         peer = PEERS[name]
