@@ -23,7 +23,7 @@ def machine() -> dict[str, Any]:
     except OSError:
         pass
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("isthmus", "jax", "jaxlib", "torchdiffeq"):
+    for package in ("isthmus", "jax", "jaxlib", "torchdiffeq", "pytorch_optimizer", "singd"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

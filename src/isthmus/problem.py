@@ -145,6 +145,10 @@ class Problem:
         """Factors on `parameters` in which the penalty is ``(μ/2)‖·‖²``: ``√ρ_ℓ`` for ``W_ℓ``, 1 for learned ends."""
         return [self.model.rho.sqrt()[:, None, None], *[1.0] * (len(self.parameters) - 1)]
 
+    def pooled(self, per_layer: Float[Tensor, "layers ..."]) -> Float[Tensor, "blocks ..."]:
+        """What is had of every layer, for every block of ``parameters[0]``: the same, unless layers share weights."""
+        return per_layer
+
     def last_outputs(self) -> Float[Tensor, "out samples"]:
         """The outputs of the last full evaluation."""
         return self.model.out_map.detach() @ self.workspace(path=False).end

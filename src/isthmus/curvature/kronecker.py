@@ -61,7 +61,8 @@ class KroneckerPreconditioner(Preconditioner):
         gamma /= samples * self.sweeps
         features = torch.bmm(flow.S, flow.S.mT) / samples
         scale = problem.loss.curvature_factor * self.damping
-        self._bases = [self._invert(gamma[1:], features, scale * model.rho[:, None, None])]
+        left, right = problem.pooled(gamma[1:]), problem.pooled(features)
+        self._bases = [self._invert(left, right, scale * torch.as_tensor(problem.scales[0]).square())]
         if learned:
             x, A_end = problem.x.T, flow.end
             eye = torch.eye(model.out_features, dtype=gamma.dtype, device=gamma.device)

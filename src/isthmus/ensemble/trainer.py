@@ -58,7 +58,7 @@ class EnsembleTrainer:
             if stage.conditioned:
                 raise ValueError(
                     "stages of an ensemble take no conditions of their own (fraction, sharpness, mu_factor, "
-                    f"leak_factor), got {stage}: give the members problems of that kind, Problem.variant"
+                    f"leak_factor, tied), got {stage}: give the members problems of that kind, Problem.variant"
                 )
         if log_every < 1:
             raise ValueError(f"log_every must be at least 1, got {log_every}")

@@ -105,10 +105,16 @@ class FlowWorkspace:
         """The buffer of ``∂C/∂A_ℓ`` (with one buffer for all, what it holds is the newest of the sweep)."""
         return self._each_G[layer % len(self._each_G)]
 
-    def forward(self, W: Weights, rho: Sequence[float]) -> Float[Tensor, "width samples"]:
+    def forward(
+        self,
+        W: Weights,
+        rho: Sequence[float],
+        visit: Callable[[int, Tensor, Tensor], object] | None = None,
+    ) -> Float[Tensor, "width samples"]:
         """(E2) from `start`, which the caller has filled: ``A_ℓ = (1−ρ_ℓL̃)A_{ℓ−1} + ρ_ℓ W_ℓ σ(A_{ℓ−1})``.
 
         With fewer than L layers in ``W`` and ``rho``, the sweep ends after them, and so does `backward`.
+        ``visit(ℓ, A_{ℓ−1}, σ(A_{ℓ−1}))`` is called before every layer ℓ = 1 … L where given; it may write ``W_ℓ``.
         """
         self._swept = len(rho)
         states = self._each_state
@@ -116,6 +122,8 @@ class FlowWorkspace:
         for layer, (r, W_l) in enumerate(zip(rho, self._layers_of(W)[0], strict=True)):
             before, after = states[layer % kept], states[(layer + 1) % kept]
             self.activation.value(before, out=self._values[layer])
+            if visit is not None:
+                visit(layer + 1, before, self._features[layer])
             # in place where before is after: into another buffer, addmm copies `before` there first
             torch.addmm(before, W_l, self._features[layer], beta=1 - r * self.effective_depth, alpha=r, out=after)
         return self.end

@@ -176,6 +176,11 @@ class Trainer:
         return f"{name} past {_saddles(self.saddles_left)}" if self.saddles_left else name
 
     @property
+    def _whole(self) -> bool:
+        """Whether the running stage minimises the problem's own objective."""
+        return self._current is self.problem or not self.stages[self._stage].conditioned
+
+    @property
     def hessian_products(self) -> int:
         """Products that the present stage has spent; 0 where its optimiser needs none."""
         return self._run.products
@@ -234,7 +239,7 @@ class Trainer:
 
     def _note(self, model: dict[str, Tensor]) -> None:
         """Keep this copy of the parameters, those of the newest history row, where they are the stage's best so far."""
-        if self.done or self._current is not self.problem or self.batch_size is not None:
+        if self.done or not self._whole or self.batch_size is not None:
             return
         optimiser = self.stages[self._stage].optimiser
         still = optimiser.full_batch or self.scheduler is None or self.scheduler.frozen
@@ -345,7 +350,7 @@ class Trainer:
         row = self.record()
         if not math.isfinite(float(row["objective"] or 0.0)):
             return self._failure()
-        if not self.done and self._current is self.problem and float(row["residual_max"] or 0.0) <= self.tolerance:
+        if not self.done and self._whole and float(row["residual_max"] or 0.0) <= self.tolerance:
             self._at_the_tolerance()
             row |= {"stage": self.stage, "rate": None}
         self.history.append(row)
