@@ -161,3 +161,13 @@ def test_what_a_reduced_stage_refuses():
         Stage(Adam(), 3, projected=True)
     with pytest.raises(ValueError, match=r"mu_share \(of the zero network's cost\) must be positive, got 0"):
         Stage(LBFGS(), 3, mu_share=0.0)
+
+
+def test_an_end_map_of_other_values_is_not_solved_for():
+    problem = make()
+    assert can_project(problem)
+    problem.model.out_map.data.mul_(2)
+    assert not can_project(problem)
+    before = problem.evaluate().objective
+    solve(problem, "fast", steps=40)  # without it, and none the worse
+    assert problem.evaluate().objective < before

@@ -37,8 +37,15 @@ def doubling(layers: int) -> tuple[int, ...]:
 
 
 def can_project(problem: Problem) -> bool:
-    """Whether the last layer's optimum is a linear system that leaves something to train."""
-    return isinstance(problem.loss, SquaredError) and problem.model.ends == "fixed" and problem.model.depth > 1
+    """Whether the last layer's optimum is a linear system that leaves something to train.
+
+    The end map must have orthonormal rows, as models are made with; one that somebody set to other values has not.
+    """
+    model = problem.model
+    if not isinstance(problem.loss, SquaredError) or model.ends != "fixed" or model.depth < 2:
+        return False
+    gram = (model.out_map @ model.out_map.T).double()
+    return bool((gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max() < 1e-4)
 
 
 class ReducedProblem(Problem):
