@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from isthmus.activations import Identity, ReLU, SmoothReLU
     from isthmus.bottleneck import Bottleneck, bottleneck
-    from isthmus.branches import Branch, follow
+    from isthmus.branches import Branch, branches, follow
     from isthmus.certificate import Certificate, certify
     from isthmus.geodesic import Geodesic
     from isthmus.mechanics import MechanicsTable, mechanics
@@ -64,6 +64,7 @@ __all__ = [
     "Task",
     "Trainer",
     "bottleneck",
+    "branches",
     "certify",
     "follow",
     "make_task",

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from isthmus._types import Path, Rows
+from isthmus._types import Path, Rows, Weights
 from isthmus.activations import Activation, ReLU
 from isthmus.initialise import DEFAULT_INITIALISATION, Shape, initialise
 
@@ -152,8 +152,21 @@ class LeakyResNet(nn.Module):
         else:
             self.register_buffer("in_map", in_map.contiguous())
             self.register_buffer("out_map", out_map.contiguous())
-        shape = Shape(depth, width, self.activation.extra, self.effective_depth, max(in_features, out_features))
-        self.weight = nn.Parameter(initialise(initialisation, shape, seed + 1).to(dtype=dtype, device=device))
+        self.weight = nn.Parameter(self._initial_weights(seed).to(dtype=dtype, device=device))
+
+    def _initial_weights(self, seed: int) -> Weights:
+        ends = max(self.in_features, self.out_features)
+        shape = Shape(self.depth, self.width, self.activation.extra, self.effective_depth, ends)
+        return initialise(self.initialisation, shape, seed + 1)
+
+    @torch.no_grad()
+    def reset_weights(self, seed: int) -> None:
+        """Draw the weights anew, as the constructor does with this seed; end maps stay.
+
+        Args:
+            seed: of the weights.
+        """
+        self.weight.copy_(self._initial_weights(seed))
 
     def set_step_sizes(self, rho: Float[Tensor, "layers"]) -> None:
         """Replace ρ, checked as in the constructor.

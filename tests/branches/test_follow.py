@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from reference import make_problem
 from toys import F64, Cusp
 
 from isthmus import Identity, LeakyResNet, Problem, ReLU, SmoothReLU, Status, solve
@@ -207,6 +208,33 @@ def test_two_data_sets_are_joined_by_a_function():
     assert branch.points[-1].objective == pytest.approx(branch.restore(-1).evaluate().objective)
 
 
+def test_two_meshes_are_joined_by_a_function():
+    problem = small()
+    even, graded = problem.model.rho.clone(), torch.tensor([0.05, 0.1, 0.15, 0.2, 0.25, 0.25], dtype=F64)
+
+    def between(t):
+        problem.model.set_step_sizes((1 - t) * even + t * graded)
+        return Problem(problem.model, problem.x, problem.y, mu=problem.mu)
+
+    branch = follow(problem, between, 1.0, start=0.0, tolerance=1e-7)
+    assert branch.status == Status.CONVERGED
+    end = branch.restore(-1)
+    end.evaluate()
+    assert torch.allclose(problem.model.rho, graded) and float(end.residual().max()) <= 1e-7
+
+
+@pytest.mark.parametrize(("loss", "ends"), [("cross_entropy", "fixed"), ("mse", "learned")])
+def test_every_loss_and_learned_ends_are_followed(loss, ends):
+    problem = make_problem(SmoothReLU(sharpness=3.0), loss, ends=ends, mu=0.02)
+    assert solve(problem, tolerance=1e-7).status == Status.CONVERGED
+    branch = follow(problem, "mu", 0.01, tolerance=1e-6)
+    assert branch.status == Status.CONVERGED and not branch.points[-1].readings["collapsed"]
+    assert branch.points[-1].objective < branch.points[0].objective
+    end = branch.restore(-1)
+    end.evaluate()
+    assert float(end.residual().max()) <= 1e-6
+
+
 def test_values_that_must_have_a_point_have_one():
     branch = follow(small(), "mu", 0.05, at=[0.09, 0.06], tolerance=1e-6)
     for value in (0.1, 0.09, 0.06, 0.05):
@@ -341,6 +369,12 @@ def test_a_start_with_kinks_or_in_float32_is_refused():
     narrow = LeakyResNet(2, 2, width=3, depth=2, effective_depth=1.0, activation=SmoothReLU(sharpness=20.0))
     with pytest.raises(TypeError, match="float64"):
         follow(Problem(narrow, x.float(), x.float()), "mu", 0.05)
+
+
+def test_a_problem_that_recomputes_its_features_is_refused():
+    problem = make_problem(memory="recompute")
+    with pytest.raises(ValueError, match="memory='store'"):
+        follow(problem, "mu", 0.01)
 
 
 def test_a_map_to_another_model_is_refused():

@@ -28,9 +28,7 @@ from isthmus.optimise import Newton
 from isthmus.optimise.newton import NewtonRun
 from isthmus.problem import Evaluation
 
-_TANGENT = (
-    1e-4  # accuracy of a tangent's solve, relative: at 1e-2 flat directions are missing, and steps look like jumps
-)
+_TANGENT = 1e-4  # accuracy of a tangent's solve, relative: at 1e-2 flat directions are missing
 _BORDERED = 1e-2  # least accuracy of the corrector's
 _LIMIT = 400  # products of one solve
 _RESTORATIONS = 3

@@ -166,7 +166,8 @@ class ProblemFamily(Family):
             value that is tried, may set ``model.rho``, and must give the same problem for the same number.
 
     Raises:
-        ValueError: an unknown name; sharpness of another activation; a function that changes the model or its tensors.
+        ValueError: an unknown name; sharpness of another activation; a problem that recomputes its features; a function
+            that changes the model or its tensors.
         TypeError: neither a name nor a function; an activation with kinks; float32 parameters.
     """
 
@@ -175,6 +176,11 @@ class ProblemFamily(Family):
             raise TypeError(
                 f"branches need a smooth activation, got {problem.activation}: at kinks a minimum is no root of the "
                 "gradient. Take SmoothReLU(sharpness=20), and follow its sharpness upwards if ReLU is what you want"
+            )
+        if problem.memory != "store":
+            raise ValueError(
+                f"branches need the features of every layer at hand, and memory={problem.memory!r} keeps none: make "
+                "the Problem with memory='store'"
             )
         if problem.model.weight.dtype != torch.float64:
             raise TypeError(

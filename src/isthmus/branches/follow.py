@@ -52,7 +52,7 @@ def follow(
             the same model. None for a family.
         stop: the value at which to end.
         start: the value to begin with: the problem's own by default; needed for functions and families.
-        at: values between at which there must be points.
+        at: values between at which there must be points (of minima: on the way round a fold there may be none).
         step: first step: in log t for ``mu`` and ``sharpness``, else in t; by default 0.15, or 0.15 of the way.
         tolerance: on the residual of every point.
         at_fold: where a branch of minima ends. ``jump``: the minimum found beyond begins a new branch, and an event
