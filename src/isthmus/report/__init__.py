@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from isthmus.report.profile.terminal import render_profile
     from isthmus.report.run.page import write_report
     from isthmus.report.run.terminal import layer_table, plain_text, render, state_table, summary_table
-    from isthmus.runs.reader import RunData, RunFolderError, load_run
+    from isthmus.runs.folder import RunFolderError
+    from isthmus.runs.reader import RunData, load_run
 
 _HOMES = {
     "ProfileData": "profile.data",
     "RunData": "isthmus.runs.reader",
-    "RunFolderError": "isthmus.runs.reader",
+    "RunFolderError": "isthmus.runs.folder",
     "load_run": "isthmus.runs.reader",
     "write_branch_page": "branch.page",
     "write_profile_page": "profile.page",

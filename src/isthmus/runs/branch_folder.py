@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus._support import command, number
-from isthmus.runs.folder import FolderError, RunFolder
-from isthmus.runs.reader import RunFolderError
+from isthmus.runs.folder import FolderError, RunFolder, RunFolderError
 from isthmus.runs.schema import FIGURES, REPORT
 from isthmus.status import Status
 from isthmus.thresholds import CRITICAL

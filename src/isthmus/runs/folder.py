@@ -28,6 +28,10 @@ from isthmus.runs.schema import (
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
+class RunFolderError(ValueError):
+    """A folder that cannot be read: not a run, not finished, or holding a file that cannot be read."""
+
+
 class FolderError(ValueError):
     """A folder that cannot be used as asked: busy, not a run, or a run that would be lost."""
 

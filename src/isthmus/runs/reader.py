@@ -9,12 +9,8 @@ from typing import Any
 import polars as pl
 
 from isthmus._support import command, number
-from isthmus.runs.folder import RunFolder
+from isthmus.runs.folder import RunFolder, RunFolderError
 from isthmus.runs.schema import CONFIG, ENVIRONMENT, SUMMARY, TABLES, Table
-
-
-class RunFolderError(ValueError):
-    """A folder that cannot be read: not a run, not finished, or holding a file that cannot be read."""
 
 
 @dataclass(frozen=True)
