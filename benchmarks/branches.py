@@ -4,6 +4,7 @@ The small case (10→2→10, w = 40, N = 200, L = 20, smooth ReLU with β = 20, 
 by factors 0.75, then L̃ from 4 to 10.2 in ten points. Every point to a residual of 1e-5. For every seed, in one run:
 
 - *warm starts*: Newton's method at each point from the last one; along L̃ the weights are scaled by its ratio;
+- *direct* (--direct): `solve` by the recipe ``geodesic`` at μ = 0.01 at once, which the branch should not lie above;
 - *follow*: `isthmus.follow` with the same points as `at`, once as coarse as these points (``resolution`` as the first
   step, no eigenvalues), and with --fine as it comes.
 
@@ -93,12 +94,24 @@ def followed(problem: Problem, fine: bool) -> dict[str, Any]:
     }
 
 
+def direct(problem: Problem, seed: int) -> dict[str, Any]:
+    """Solved at μ = 0.01, L̃ = 4 at once, from the initial weights."""
+    cpu = time.process_time()
+    problem.model.reset_weights(seed)
+    found = solve(problem.variant(mu=0.01), tolerance=TOLERANCE)
+    assert found.certificate is not None
+    point = (0.01, found.objective, found.certificate.residual_max)
+    cpu = time.process_time() - cpu
+    return {"cpu_seconds": cpu, "products": found.statistics["hessian_products"], "points": [point] * 7}
+
+
 def main() -> None:
     """Run, print, write."""
     parser = options(__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sharpness", type=float, default=20.0)
     parser.add_argument("--fine", action="store_true", help="also as `follow` comes")
+    parser.add_argument("--direct", action="store_true", help="also solved at μ = 0.01 at once")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows: dict[str, Any] = {}
@@ -108,6 +121,8 @@ def main() -> None:
         ways = {"warm": lambda p: warm(p), "follow": lambda p: followed(p, False)}
         if arguments.fine:
             ways["fine"] = lambda p: followed(p, True)
+        if arguments.direct:
+            ways["direct"] = lambda p, seed=seed: direct(p, seed)
         row = rows[str(seed)] = {}
         for name, way in ways.items():
             problem.model.weight.data.copy_(W)
