@@ -135,7 +135,7 @@ def main() -> None:
                 f"{jumps} jumps",
                 flush=True,
             )
-    write(arguments, rows)
+    write(arguments.json, {"threads": arguments.threads, "rows": rows})
 
 
 if __name__ == "__main__":

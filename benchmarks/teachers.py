@@ -89,7 +89,7 @@ def main() -> None:
     trusted = [row for row in rows if row["trusted"]]
     right = [row for row in trusted if row["k_star"] == row["directions"]]
     print(f"{len(trusted)} of {len(rows)} trusted, of these {len(right)} right")
-    write(arguments, rows)
+    write(arguments.json, {"threads": arguments.threads, "rows": rows})
 
 
 if __name__ == "__main__":

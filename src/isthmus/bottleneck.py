@@ -35,7 +35,7 @@ class Bottleneck:
         rank: directions of the representation itself. Its mean, which is not 0 where σ is a ReLU, may be one more than
             k*: the features' appended 1 nearly pays for it.
         interval: ``−2H̃/L̃`` (median over layers, the layers' own error removed as far as it is known) and the least
-            stable cost of identity of an interior state: k* lies between them (E11). NaN where there is none.
+            stable cost of identity: k* lies between them (E11). NaN where there is none.
         interval_error: the optimiser's error on each; NaN where it was not given.
         trusted: whether there is no doubt.
         method: how the estimate was made.
@@ -147,23 +147,25 @@ def minus_2h_over_l(table: MechanicsTable) -> float:
     return best
 
 
-def least_interior_coi(table: MechanicsTable) -> tuple[float, int]:
-    """The least stable cost of identity of an interior state, and which state that is."""
+def least_stable_coi(table: MechanicsTable) -> tuple[float, int]:
+    """The least stable cost of identity, and of which state it is."""
     costs = [float(value) for value in table["coi_stable"]]
-    first, last = (1, len(costs) - 1) if len(costs) > 2 else (0, len(costs))
-    state = min(range(first, last), key=costs.__getitem__)
+    state = min(range(len(costs)), key=costs.__getitem__)
     return costs[state], state
 
 
 def _of_the_point(geodesic: Geodesic, residual: float, found: _Counted, kind: str) -> list[str]:
     """Doubts of what was reached, whatever it is."""
     doubts = []
-    known = math.isfinite(found.low_error) and math.isfinite(found.high_error)
+    known = not (math.isnan(found.low_error) or math.isnan(found.high_error))
+    infinite = known and math.inf in (found.low_error, found.high_error)
     if not residual <= SHAPES:
         doubts.append(
             f"the stationarity residual reaches {residual:.2g} (trusted up to {SHAPES:g}): this is no "
             "critical point, and B, H and −2H/L̃ show optimisation error"
         )
+    elif infinite:
+        doubts.append("the optimiser's error on −2H/L̃ and the cost of identity could not be computed")
     elif known and max(found.low_error, found.high_error) > 0.5:
         doubts.append(
             f"the optimiser's error on −2H/L̃ and on the cost of identity, {found.low_error:.1g} and "
@@ -194,8 +196,8 @@ def _of_the_count(geodesic: Geodesic, found: _Counted) -> list[str]:
         doubts.append(f"the rank depends on the threshold: {low} at {3 * threshold:.2g}, {high} at {threshold / 3:.2g}")
     if found.rank - found.k_star not in (0, 1):
         doubts.append(
-            f"the representation has {found.rank} directions and varies in {found.k_star} about its mean: the mean "
-            "accounts for one"
+            f"the representation has {found.rank} directions above {threshold:g} of the largest, and varies in "
+            f"{found.k_star} about its mean above {RANK_ABOUT_MEAN:g}: weak directions make the count uncertain"
         )
     if math.isnan(found.low):
         return doubts
@@ -293,7 +295,7 @@ def bottleneck(
     plateau = (first + offset, last + offset)
     A = geodesic.A[(plateau[0] + plateau[1]) // 2]
     centred = int(rank(torch.linalg.svdvals(A - A.mean(0)), RANK_ABOUT_MEAN))
-    coi, state = least_interior_coi(table)
+    coi, state = least_stable_coi(table)
     known = {} if errors is None else errors
     counted = _Counted(
         k_star=centred,
@@ -343,7 +345,8 @@ def _verdict(geodesic: Geodesic, found: _Counted, doubts: tuple[str, ...], resid
     mean = " about its mean, which is one direction more" if found.rank == found.k_star + 1 else ""
     said = f"A bottleneck of rank {found.k_star}{mean}, {where}"
     if not doubts:
-        return f"{said}: the one integer between {found.bracket}; nothing found that speaks against it."
+        known = " (± is the optimiser's error alone)" if math.isfinite(found.low_error) else ""
+        return f"{said}: the one integer between {found.bracket}{known}; nothing found that speaks against it."
     return f"{said}; not to be trusted as it stands, for {len(doubts)} reason{'s' if len(doubts) > 1 else ''}."
 
 
@@ -351,7 +354,7 @@ def interval_readings() -> dict[str, Callable[[Geodesic], float]]:
     """What `isthmus.certificate.optimiser_error` is to read, so that its result is the ``errors`` of `bottleneck`."""
     return {
         "minus_2h_over_l": lambda geodesic: minus_2h_over_l(mechanics(geodesic)),
-        "coi_stable": lambda geodesic: least_interior_coi(mechanics(geodesic))[0],
+        "coi_stable": lambda geodesic: least_stable_coi(mechanics(geodesic))[0],
     }
 
 

@@ -105,6 +105,14 @@ class Local:
             found.x, 1.0, self.along(found.x, 1.0), found.least, -float(found.x @ self.g_tau), found.products
         )
 
+    def exact(self) -> Callable[[Tensor], Tensor]:
+        """Products in the parameters' own precision."""
+        hessian = self.family.hessian(self.target, self.here.x.dtype)
+        self.scaled.write(self.here.x)
+        self.target.evaluate()
+        hessian.linearise()
+        return scaled_product(hessian, self.scaled)
+
     def along(self, x: Tensor, tau: float) -> Tensor:
         """The derivative of the outputs along a direction of parameters and coordinate."""
         outputs = self.hessian.tangent(self.scaled.unflatten(x)).to(self.f_tau.dtype)

@@ -123,17 +123,40 @@ def follow(
         load(follower, file)
     else:
         follower.begin()
-        _told(follower, on_point, file, 0)
+        if follower.status is Status.INTERRUPTED and late():
+            follower.end(Status.BUDGET_SPENT, _MORE)
+        if follower.points:
+            _told(follower, on_point, file, 0)
+    try:
+        _go_on(follower, on_point, file, budget, late, halt)
+    except BaseException:
+        if follower.here is not None:  # not where the step at hand had come to
+            follower.write()
+        raise
+    return follower.branch()
+
+
+_MORE = "out of seconds, products or points: give it more, with the same checkpoint where there is one"
+
+
+def _go_on(
+    follower: Follower,
+    on_point: Callable[[BranchPoint], None] | None,
+    file: Path | None,
+    budget: int | None,
+    late: Callable[[], bool],
+    halt: Callable[[], bool],
+) -> None:
+    """Step by step to the end."""
     while follower.status is None:
         before = len(follower.points)
         if budget is not None and follower.products >= budget:
-            follower.end(Status.BUDGET_SPENT)
+            follower.end(Status.BUDGET_SPENT, _MORE)
         elif halt():
-            follower.end(Status.BUDGET_SPENT if late() else Status.INTERRUPTED)
+            follower.end(*((Status.BUDGET_SPENT, _MORE) if late() else (Status.INTERRUPTED,)))
         else:
             follower.advance()
         _told(follower, on_point, file, before)
-    return follower.branch()
 
 
 def _family(problem: object, parameter: str | Callable[[float], Problem] | None) -> ProblemFamily:

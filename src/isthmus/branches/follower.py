@@ -17,18 +17,23 @@ from isthmus.curvature import Lowest, ScaledParameters
 from isthmus.status import ADVICE, Status
 from isthmus.thresholds import BRANCH_START
 
+_ROLLED_BACK = ("step", "along", "taken", "number", "least", "spent", "steps", "leaving", "_tangent", "_local")
+
 AtFold = Literal["jump", "locate", "turn", "stop"]
 
 _FIRST = 0.15  # first step: of log t, or of the way
 _SHORTEST = 1 / 64  # of the first step: where folds are looked for, below it steps are taken along the branch
 _RESOLUTION = 1 / 4  # of the first step: where they are not, a disagreement on it is a jump
 _RELATIVE = 0.5  # most that a prediction may change the parameters, relative to their size
-_AGREES = 0.5  # most that a step may differ from the trapezoid of its tangents, relative to its length
+_AGREES = 0.4  # most that a step may differ from the trapezoid of its tangents, relative to its length
+_BRANCH = 0.5  # the same for the shortest step, beyond which it is a jump; and most that its tangents may differ
 _WANTED = 6  # steps of Newton's method at which a step has the right length
 _MOST = 12  # of a step before it is refused for a shorter one
 _LANDING = 400  # of the first point of a new branch
 _ALONG = 0.15  # longest step along the branch
 _VANISHING = 1e-5  # shortest
+_ZERO = 1e-4  # in units of the weight decay: an eigenvalue that is 0 by a symmetry
+_FLAT = 2e-2  # of the direction's part in the coordinate: a vanishing eigenvalue there is that of a fold
 _NUDGE = 1e-3  # how far along an eigenvector a new branch is looked for, relative to the parameters' size
 _NOT_LOCATED = "not located"
 
@@ -88,8 +93,8 @@ class Settings:
 
 
 def _negative(least: Lowest) -> bool:
-    """Whether an eigenvalue is negative beyond its error."""
-    return float(least.values[0]) + float(least.errors[0]) < 0
+    """Whether an eigenvalue is negative beyond its error, and beyond what the rounding of a symmetry's zero has."""
+    return float(least.values[0]) + float(least.errors[0]) < -_ZERO * least.unit
 
 
 class Follower:
@@ -118,6 +123,7 @@ class Follower:
         self.along: Direction | None = None  # set while steps are taken along the branch
         self.taken = 0  # such steps, since the last at a fixed value
         self.number = 0
+        self.leaving = False  # the start was a saddle, which is still to be left
         self.products = 0
         self.size = 0.0  # the largest norm of the parameters so far
         self.changed = False
@@ -125,8 +131,8 @@ class Follower:
         self._local: Local | None = None
         self._tangent: Tangent | None = None
         self.least: Lowest | None = None
-        self._spent = 0  # products since the last point
-        self._steps = 0
+        self.spent = 0  # products since the last point
+        self.steps = 0
         self._clock = time.perf_counter()
 
     # --- beginning and end -------------------------------------------------------------------------------------------
@@ -152,19 +158,21 @@ class Follower:
         if found.here is None:
             ScaledParameters(target).write(before)
             target.evaluate()
-            value = target.evaluate()
-            self.here = Here(tau, before, value, residual)
-            return self.end(Status.STALLED)
+            return self.end(Status.INTERRUPTED if self._stopped() else Status.STALLED)
         local, tangent, least = self._look(found.here)
         self._arrive(found.here, local, tangent, least)
-        if _negative(least):
-            self._leave(found.here.x, tau, least.vectors[0], found.here)
+        self.leaving = _negative(least)
 
     def end(self, status: Status, advice: str | None = None) -> None:
         """No further steps; the parameters are those of the last point."""
         self.status, self.advice, self.changed = status, ADVICE[status] if advice is None else advice, True
         if self.here is not None:
             self._write(self.here)
+
+    def write(self) -> None:
+        """Set the parameters to those of the last point."""
+        assert self.here is not None
+        self._write(self.here)
 
     def branch(self) -> Branch:
         """What was found so far."""
@@ -188,10 +196,21 @@ class Follower:
         assert self.here is not None
         if len(self.points) >= self.settings.most:
             return self.end(Status.BUDGET_SPENT, f"{self.settings.most} points (most); give it more, or a longer step")
-        if self.along is None:
+        kept = {name: getattr(self, name) for name in _ROLLED_BACK}
+        events, points = list(self.events), len(self.points)
+        if self.leaving:
+            assert self.least is not None
+            self._leave(self.here.x, self.here.tau, self.least.vectors[0], self.here)
+        elif self.along is None:
             self._at_a_value()
         else:
             self._along()
+        if self._stopped() and len(self.points) == points and self.status is None:
+            # the step was cut off: it will be made again, and must find what this one found
+            self.events = events
+            for name, value in kept.items():
+                setattr(self, name, value)
+            self._write(self.here)
 
     def _stopped(self) -> bool:
         return self.should_stop is not None and self.should_stop()
@@ -200,19 +219,19 @@ class Follower:
         ScaledParameters(self.family.at(self.family.value(here.tau))).write(here.x)
 
     def _count(self, found: Corrected) -> None:
-        self._spent += found.products
-        self._steps += found.steps
+        self.spent += found.products
+        self.steps += found.steps
 
     def _look(self, here: Here) -> tuple[Local, Tangent, Lowest]:
         """The tangent at a point, and the least eigenvalue as far as its sign."""
         local = Local(self.family, here)
         tangent = local.tangent()
-        self._spent += tangent.products
+        self.spent += tangent.products
         if not self.settings.eigenvalues and tangent.least > 0 and tangent.products > 3:
             return local, tangent, seen(tangent.least, local)
         near = None if self.least is None else self.least.vectors[0]
         least = least_eigenvalue(local, near)
-        self._spent += least.products
+        self.spent += least.products
         return local, tangent, least
 
     def _arrive(self, here: Here, local: Local, tangent: Tangent | None, least: Lowest, direction: int = 0) -> None:
@@ -240,14 +259,14 @@ class Follower:
             least=float(least.relative[0]),
             speed=speed,
             direction=direction or self.sign,
-            steps=self._steps,
-            products=self._spent,
+            steps=self.steps,
+            products=self.spent,
             seconds=now - self._clock,
             readings={} if path is None else readings(path),
             parameters=copied(self.family.at(value).parameters) if self.keep else None,
         )
-        self.products += self._spent
-        self._spent, self._steps, self._clock, self.changed = 0, 0, now, True
+        self.products += self.spent
+        self.spent, self.steps, self._clock, self.changed = 0, 0, now, True
         self.points.append(point)
         self._compare(point)
 
@@ -302,9 +321,9 @@ class Follower:
             return
         tau = self._next(tangent)
         delta = tau - here.tau
-        finest = abs(delta) <= 1.5 * self.shortest
         jumps = self.settings.at_fold == "jump"
-        if finest and not jumps and abs(self.ways[-1] - here.tau) > abs(delta):
+        finest = jumps and abs(delta) <= 1.5 * self.shortest
+        if not jumps and self.step <= self.shortest:
             return self._go_along(tangent)
         self._predict(local, tangent, tau)
         found = minimise(
@@ -323,8 +342,8 @@ class Follower:
                 return self.end(Status.STALLED)
             return self._refuse(here, abs(delta))
         there, theirs, least = self._look(found.here)
-        gap = self._gap(here, tangent, found.here, theirs)
-        if not gap <= _AGREES:
+        gap, turn = self._gap(here, tangent, found.here, theirs)
+        if not (gap <= _BRANCH if finest else gap <= _AGREES and turn <= _BRANCH):
             if finest:
                 return self._jump(here, found.here, there, theirs, least)
             return self._refuse(here, abs(delta), 0.5 if gap < 1.5 * _AGREES else 0.25)
@@ -332,15 +351,20 @@ class Follower:
             return self._lost(here, tangent, found.here, least)
         self._arrive(found.here, there, theirs, least)
         factor = min(_WANTED / max(found.steps, 1), math.sqrt(0.5 * _AGREES / max(gap, 1e-9)))
-        self.step = max(self.shortest, abs(delta) * min(2.0, max(0.5, factor)))
+        self.step = max(1.01 * self.shortest, abs(delta) * min(2.0, max(0.5, factor)))
 
-    def _gap(self, here: Here, tangent: Tangent, there: Here, theirs: Tangent) -> float:
-        """By how much the way between two points departs from the trapezoid of their tangents, relative to it."""
+    def _gap(self, here: Here, tangent: Tangent, there: Here, theirs: Tangent) -> tuple[float, float]:
+        """By how much the way between two points departs from the trapezoid of their tangents, relative to it; and by
+        how much half of it would differ between the two: near folds the tangent is so long that a jump agrees with half
+        of it, and nothing with the other.
+        """
         way = there.x - here.x
         length = float(way.norm())
         if length <= 1e-9 * self._norm():
-            return 0.0
-        return float((way - (tangent.x + theirs.x) * ((there.tau - here.tau) / 2)).norm()) / length
+            return 0.0, 0.0
+        half = (there.tau - here.tau) / 2
+        away = float((way - (tangent.x + theirs.x) * half).norm()) / length
+        return away, float((theirs.x - tangent.x).norm()) * abs(half) / length
 
     def _jump(self, here: Here, found: Here, there: Local, theirs: Tangent, least: Lowest) -> None:
         """The shortest step still disagrees with the tangents: the branch ends between the two points."""
@@ -376,8 +400,11 @@ class Follower:
 
     def _change_of_stability(
         self, here: Here, along: Direction, step: float, before: float, least: Lowest, there: Here, leave: bool = True
-    ) -> None:
-        """Name a change of the least eigenvalue's sign between two points; then leave for the stable branch."""
+    ) -> bool:
+        """Name a change of the least eigenvalue's sign between two points; then leave for the stable branch.
+
+        False where it is that of a fold.
+        """
         located = bifurcation(self.family, here, along, step, before, float(least.values[0]))
         at, vector, error, how = (
             there,
@@ -386,7 +413,9 @@ class Follower:
             f" ({_NOT_LOCATED}: between here and the last point)",
         )
         if located is not None and located.vector is not None:
-            self._spent += located.products
+            self.spent += located.products
+            if abs(located.along.tau) < _FLAT and self.along is not None:
+                return False  # that of a fold, which the next step meets
             at, vector, how = located.here, located.vector, ""
             error = located.error * (self.family.value(at.tau) if self.family.logarithmic else 1.0)
         lost = float(least.values[0]) < before
@@ -401,6 +430,7 @@ class Follower:
             tau = at.tau + self.sign * self.shortest
             beyond = self.sign * (there.tau - tau) > 0 and located is not None
             self._leave(at.x, tau if beyond else there.tau, vector, here)
+        return True
 
     def _leave(self, x: Tensor, tau: float, vector: Tensor, origin: Here) -> None:
         """From a saddle down to the minimum on either side of it, the lower one: a new branch."""
@@ -425,7 +455,7 @@ class Follower:
     def _land(self, found: Here, kind: EventKind, origin: Here) -> None:
         """A new branch begins, at a point that is still to be looked at."""
         self._new_branch(found, kind, origin)
-        self.along, self.taken, self.least = None, 0, None
+        self.along, self.taken, self.least, self.leaving = None, 0, None, False
         local, tangent, least = self._look(found)
         self._arrive(found, local, tangent, least)
         self.step = 2 * self.shortest
@@ -433,11 +463,14 @@ class Follower:
     def _new_branch(self, found: Here, kind: EventKind, origin: Here) -> None:
         moved = float((found.x - origin.x).norm()) / self._norm()
         words = (
-            f"a new branch begins, {moved:.2g} away (relative to the parameters); the objective goes from "
-            f"{origin.evaluation.objective:.6g} to {found.evaluation.objective:.6g}"
+            f"a new branch begins, {moved:.2g} of the parameters' size away; its objective is "
+            f"{found.evaluation.objective:.6g}, at the last point it was {origin.evaluation.objective:.6g}"
         )
         if kind is EventKind.JUMP and self.points:
-            words = f"the branch ends between {self.points[-1].value:.6g} and here; {words}"
+            words = (
+                f"the branch ends between {self.points[-1].value:.6g} and here, or turns more sharply than the "
+                f"shortest step shows; {words}"
+            )
         self._event(kind, self.family.value(found.tau), words)
         self.number += 1
 
@@ -470,14 +503,13 @@ class Follower:
             return self._fold(here, along, step, found.here, direction)
         local = Local(self.family, found.here)
         least = least_eigenvalue(local, None if self.least is None else self.least.vectors[0])
-        self._spent += least.products
+        self.spent += least.products
         negative = _negative(least)
         stable_before = self.points[-1].stable
         if negative == stable_before and self.least is not None:
             leave = negative and direction.tau * self.sign > 0
             before = float(self.least.values[0])
-            self._change_of_stability(here, along, step, before, least, found.here, leave)
-            if leave:
+            if self._change_of_stability(here, along, step, before, least, found.here, leave) and leave:
                 return
         self.along = direction
         self._arrive(found.here, local, None, least, 1 if direction.tau > 0 else -1)
@@ -515,7 +547,7 @@ class Follower:
         assert self._local is not None
         self.along, self.taken = None, 0
         self._tangent = self._local.tangent()
-        self._spent += self._tangent.products
+        self.spent += self._tangent.products
         self.step = min(max(0.25 * self.first, 4 * self.shortest), allowed)
 
     def _fold(self, here: Here, along: Direction, step: float, there: Here, direction: Direction) -> None:
@@ -523,7 +555,7 @@ class Follower:
         located = fold(self.family, here, along, step, direction)
         tau, error, how = here.tau, math.nan, f" ({_NOT_LOCATED}: between here and the next point)"
         if located is not None:
-            self._spent += located.products
+            self.spent += located.products
             tau, how = located.here.tau, ""
             error = located.error * (self.family.value(tau) if self.family.logarithmic else 1.0)
         self._event(
@@ -539,7 +571,7 @@ class Follower:
             return self.end(Status.DONE, "the branch turned back at a fold, where it was told to stop")
         local = Local(self.family, there)
         least = least_eigenvalue(local, None if self.least is None else self.least.vectors[0])
-        self._spent += least.products
+        self.spent += least.products
         self.along = direction
         self._arrive(there, local, None, least, 1 if direction.tau > 0 else -1)
         self._passed(there)

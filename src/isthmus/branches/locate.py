@@ -4,14 +4,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.branches.correct import Direction, Here, Local, beside
 from isthmus.branches.family import Family
-from isthmus.curvature import Lowest, lowest
+from isthmus.curvature import Lowest, dense, lowest, sign_is_clear
 
 _STEPS = 25
+_COUNTED = 200  # variables up to which all eigenvalues are computed
 _FINE = 1e-9  # residual of located points
 _ACCURACY = 2e-8  # of the coordinate
 
@@ -36,7 +38,7 @@ class Located:
 
 
 def least_eigenvalue(
-    local: Local, start: Tensor | None = None, accuracy: float | None = None, limit: int = 120
+    local: Local, start: Tensor | None = None, accuracy: float | None = None, limit: int = 200
 ) -> Lowest:
     """The least eigenvalue of the Hessian at a point, as accurate as its sign needs.
 
@@ -48,13 +50,20 @@ def least_eigenvalue(
     """
     given = None if start is None or not 0 < float(start.norm()) < math.inf else start
     if accuracy is not None:
+        if local.here.x.numel() <= _COUNTED:
+            return least_eigenvalue(local)
         return lowest(local.hessian, local.scaled, local.metric, 1, accuracy, limit, given)
-    mu = local.scaled.mu
-
-    def clear(value: float, error: float) -> bool:
-        return value + error < 0 or (error < 0.5 * value and error < 0.2 * mu)
-
-    return lowest(local.hessian, local.scaled, local.metric, 1, 1e-3, limit, given, enough=clear)
+    x, mu = local.here.x, local.scaled.mu
+    if len(x) <= _COUNTED:
+        values, vectors = torch.linalg.eigh(dense(local.exact(), x))
+        error = len(x) * torch.finfo(x.dtype).eps * float(values.abs().max())
+        return Lowest(values[:1], vectors[:, :1].T.contiguous(), x.new_tensor([error]), mu, len(x), True)
+    # a neighbour's eigenvector alone never shows what is orthogonal to it
+    chance = torch.randn(len(x), dtype=x.dtype, generator=torch.Generator().manual_seed(0)).to(x.device)
+    chance = local.metric.apply(chance)
+    chance = chance / chance.norm()
+    mixed = chance if given is None else given / given.norm() + chance
+    return lowest(local.hessian, local.scaled, local.metric, 1, 1e-3, limit, mixed, enough=sign_is_clear(mu))
 
 
 def seen(ritz: float, local: Local) -> Lowest:

@@ -20,7 +20,10 @@ def readings(geodesic: Geodesic) -> dict[str, float]:
     """
     if collapsed(geodesic):
         return {"collapsed": 1.0}
-    table = mechanics(geodesic)
+    try:
+        table = mechanics(geodesic)
+    except ValueError:  # every feature of a layer is zero
+        return {"collapsed": 1.0}
     found = bottleneck(geodesic, table)
     low, high = found.interval
     values = {"collapsed": 0.0, "coi_least": high, "trusted": float(found.trusted)}

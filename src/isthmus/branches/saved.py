@@ -17,7 +17,7 @@ from isthmus.status import Status
 
 VERSION = 1
 _FIXED = ("start", "tolerance", "at_fold", "step", "resolution", "eigenvalues")
-_PLAIN = ("advice", "step", "taken", "number", "size", "products")
+_PLAIN = ("advice", "step", "taken", "number", "size", "products", "spent", "steps", "leaving")
 _GOING_ON = (Status.BUDGET_SPENT, Status.INTERRUPTED)
 
 
@@ -84,7 +84,44 @@ def load(follower: Follower, file: Path) -> None:
     follower.status = None if status in _GOING_ON or further else status
     if follower.status is None:
         follower.advice = ""
+    _check_ahead(follower, file)
     follower.take_up()
+    _check_data(follower, file)
+
+
+def _check_ahead(follower: Follower, file: Path) -> None:
+    """Values that must have a point, and can have none any more.
+
+    Raises:
+        ValueError: there are some.
+    """
+    here, family = follower.here, follower.family
+    if here is None:
+        return
+    for value in follower.settings.at:
+        behind = follower.sign * (family.coordinate(value) - here.tau) < 0
+        if behind and not any(abs(p.value - value) <= 1e-9 * max(1.0, abs(value)) for p in follower.points):
+            raise ValueError(
+                f"at: {value:g} lies behind the last point of the branch in {file}, {family.value(here.tau):g}, and "
+                "has no point: follow anew from its start for one there"
+            )
+
+
+def _check_data(follower: Follower, file: Path) -> None:
+    """Whether the last point has the objective that it had.
+
+    Raises:
+        ValueError: it has not: the data or the problem are others.
+    """
+    here = follower.here
+    if here is None:
+        return
+    now, before = follower.family.at(follower.family.value(here.tau)).evaluate().objective, here.evaluation.objective
+    if not abs(now - before) <= 1e-9 * max(abs(before), 1e-300):
+        raise ValueError(
+            f"{file} holds a branch of another problem: its last point has the objective {before:.9g}, here {now:.9g}. "
+            "Give the same data, or name another checkpoint"
+        )
 
 
 def points_of(file: str | Path) -> list[BranchPoint]:

@@ -91,7 +91,7 @@ class Minima:
                     break
             else:
                 groups.append([f])
-        return tuple((group[0], len(group)) for group in groups)
+        return tuple((min(group, key=lambda f: f.seed), len(group)) for group in groups)
 
     @property
     def by_rank(self) -> dict[int, tuple[int, float]]:
@@ -134,7 +134,8 @@ def branches(
 ) -> Minima:
     """Solve from several starts, and say which minima there are and how often each is found.
 
-    The end maps stay: they belong to the problem. Initial weights are drawn anew by the model's own initialisation.
+    The end maps stay: they belong to the problem. Initial weights are drawn anew by the model's own initialisation; the
+    present ones are lost. Afterwards the model holds those of the lowest certified end, or of the last.
 
     Args:
         problem: model, data, weight decay; in float64, with a smooth σ, for certificates.

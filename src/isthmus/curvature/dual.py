@@ -20,6 +20,7 @@ the outputs by a given amount: the second-order correction (Conn, Gould and Toin
 left the surface of networks that fit. docs/notes/log/solver.md has the figures.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,7 +122,8 @@ class DualPreconditioner(Preconditioner):
     def _hides(self, kernel: Tensor) -> bool:
         """Whether the largest curvature is beyond what float32 can tell from μ; found once, it stays."""
         own = isinstance(self._net, Linearisation) and isinstance(self.problem, Problem)
-        return self.stiff or (own and self.problem.mu < _HIDDEN * float(kernel.diagonal().max()))
+        largest = float(kernel.diagonal().max())
+        return self.stiff or (own and math.isfinite(largest) and self.problem.mu < _HIDDEN * largest)
 
     def _choose(
         self, roots: Float[Tensor, "samples out columns"], gamma: Float[Tensor, "layers width width"]

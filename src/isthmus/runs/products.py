@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from isthmus._support import number
 from isthmus.runs.config import RunConfig
 from isthmus.runs.folder import RunFolder
 from isthmus.runs.schema import MODEL, SUMMARY, TABLES
@@ -168,10 +169,10 @@ def _reading_summary(reading: "Bottleneck") -> dict[str, Any]:
     return {
         "rank_estimate": reading.k_star,
         "rank_with_mean": reading.rank,
-        "k_star_low": reading.interval[0],
-        "k_star_low_error": reading.interval_error[0],
-        "k_star_high": reading.interval[1],
-        "k_star_high_error": reading.interval_error[1],
+        "k_star_low": number(reading.interval[0]),
+        "k_star_low_error": number(reading.interval_error[0]),
+        "k_star_high": number(reading.interval[1]),
+        "k_star_high_error": number(reading.interval_error[1]),
         "trusted": reading.trusted,
         "method": reading.method,
         "doubts": list(reading.doubts),

@@ -178,7 +178,7 @@ SUMMARY_VALUES = {
     "rank_with_mean": Column("with the mean", "least rank of an interior state, its mean included", kind="integer"),
     "k_star_low": Column("k* from below", "−2H̃/L̃, median, of the order that leaves least spread (E11)", "dimensions"),
     "k_star_low_error": Column("± of it", "the optimiser's error; null where unknown", "dimensions"),
-    "k_star_high": Column("k* from above", "least stable COI of an interior state (E11)", "dimensions"),
+    "k_star_high": Column("k* from above", "least stable COI (E11)", "dimensions"),
     "k_star_high_error": Column("± of it", "the optimiser's error; null where unknown", "dimensions"),
     "trusted": Column("trusted", "whether nothing speaks against the estimate", kind="flag"),
     "method": Column("method", "how the estimate was made", kind="text"),

@@ -214,7 +214,7 @@ def _hamiltonian_card(run: RunData, spread: str, meaning: str) -> Card:
     low, error = run.value("k_star_low"), run.value("k_star_low_error")
     if low is None:
         return Card("−2H/L̃, median", show(run.value("minus_2h_over_l_median")), spread, meaning)
-    shown = show(low) if error is None else f"{show(low)} ± {show(error, 1)}"
+    shown = show(low) if error is None else f"{show(low)} ± {show(error, 2)}"
     raw = show(run.value("minus_2h_over_l_median"))
     note = f"{raw} with the layers' error, {spread}" if spread else f"{raw} with the layers' error"
     return Card("−2H̃/L̃, median", shown, note, meaning)
