@@ -130,8 +130,7 @@ def follow(
     try:
         _go_on(follower, on_point, file, budget, late, halt)
     except BaseException:
-        if follower.here is not None:  # not where the step at hand had come to
-            follower.write()
+        follower.put_back()  # not where the step at hand had come to
         raise
     return follower.branch()
 

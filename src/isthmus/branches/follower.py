@@ -32,6 +32,7 @@ _MOST = 12  # of a step before it is refused for a shorter one
 _LANDING = 400  # of the first point of a new branch
 _ALONG = 0.15  # longest step along the branch
 _VANISHING = 1e-5  # shortest
+_OFF = 100.0  # the same for every unit of the residual: off the exact point it is not 0
 _ZERO = 1e-4  # in units of the weight decay: an eigenvalue that is 0 by a symmetry
 _FLAT = 2e-2  # of the direction's part in the coordinate: a vanishing eigenvalue there is that of a fold
 _NUDGE = 1e-3  # how far along an eigenvector a new branch is looked for, relative to the parameters' size
@@ -92,11 +93,6 @@ class Settings:
         return self.first(family) * (_RESOLUTION if self.at_fold == "jump" else _SHORTEST)
 
 
-def _negative(least: Lowest) -> bool:
-    """Whether an eigenvalue is negative beyond its error, and beyond what the rounding of a symmetry's zero has."""
-    return float(least.values[0]) + float(least.errors[0]) < -_ZERO * least.unit
-
-
 class Follower:
     """Where a branch is, with all that the next step depends on.
 
@@ -128,6 +124,7 @@ class Follower:
         self.size = 0.0  # the largest norm of the parameters so far
         self.changed = False
         self.here: Here | None = None
+        self._kept: list[tuple[Tensor, Tensor]] = []  # the parameters and their values at the last point
         self._local: Local | None = None
         self._tangent: Tangent | None = None
         self.least: Lowest | None = None
@@ -161,7 +158,7 @@ class Follower:
             return self.end(Status.INTERRUPTED if self._stopped() else Status.STALLED)
         local, tangent, least = self._look(found.here)
         self._arrive(found.here, local, tangent, least)
-        self.leaving = _negative(least)
+        self.leaving = self._negative(least, found.here)
 
     def end(self, status: Status, advice: str | None = None) -> None:
         """No further steps; the parameters are those of the last point."""
@@ -169,10 +166,10 @@ class Follower:
         if self.here is not None:
             self._write(self.here)
 
-    def write(self) -> None:
-        """Set the parameters to those of the last point."""
-        assert self.here is not None
-        self._write(self.here)
+    def put_back(self) -> None:
+        """Set the parameters to those of the last point, without asking the family: it may be what failed."""
+        for p, kept in self._kept:
+            p.data.copy_(kept)
 
     def branch(self) -> Branch:
         """What was found so far."""
@@ -212,6 +209,11 @@ class Follower:
                 setattr(self, name, value)
             self._write(self.here)
 
+    def _negative(self, least: Lowest, here: Here) -> bool:
+        """Whether an eigenvalue is negative beyond its error, and beyond what a symmetry's 0 is off the exact point."""
+        margin = max(_ZERO, _OFF * here.residual) * least.unit
+        return float(least.values[0]) + float(least.errors[0]) < -margin
+
     def _stopped(self) -> bool:
         return self.should_stop is not None and self.should_stop()
 
@@ -241,6 +243,7 @@ class Follower:
         self.size = max(self.size, norm)
         value = self.family.value(here.tau)
         self._write(here)
+        held = [(p, p.detach().clone()) for p in self.family.at(value).parameters]
         path = self.family.geodesic(value)
         along = self.along
         if along is not None:
@@ -255,7 +258,7 @@ class Follower:
             data_cost=here.evaluation.data_cost,
             penalty=here.evaluation.penalty,
             residual=here.residual,
-            stable=not _negative(least),
+            stable=not self._negative(least, here),
             least=float(least.relative[0]),
             speed=speed,
             direction=direction or self.sign,
@@ -268,6 +271,7 @@ class Follower:
         self.products += self.spent
         self.spent, self.steps, self._clock, self.changed = 0, 0, now, True
         self.points.append(point)
+        self._kept = held
         self._compare(point)
 
     def _compare(self, point: BranchPoint) -> None:
@@ -347,8 +351,10 @@ class Follower:
             if finest:
                 return self._jump(here, found.here, there, theirs, least)
             return self._refuse(here, abs(delta), 0.5 if gap < 1.5 * _AGREES else 0.25)
-        if _negative(least):
-            return self._lost(here, tangent, found.here, least)
+        if self._negative(least, found.here):
+            if self.points[-1].stable:
+                return self._lost(here, tangent, found.here, least)
+            return self._leave(found.here.x, tau, least.vectors[0], here)
         self._arrive(found.here, there, theirs, least)
         factor = min(_WANTED / max(found.steps, 1), math.sqrt(0.5 * _AGREES / max(gap, 1e-9)))
         self.step = max(1.01 * self.shortest, abs(delta) * min(2.0, max(0.5, factor)))
@@ -368,7 +374,7 @@ class Follower:
 
     def _jump(self, here: Here, found: Here, there: Local, theirs: Tangent, least: Lowest) -> None:
         """The shortest step still disagrees with the tangents: the branch ends between the two points."""
-        if _negative(least):
+        if self._negative(least, found):
             return self._leave(found.x, found.tau, least.vectors[0], here)
         self._new_branch(found, EventKind.JUMP, here)
         self._arrive(found, there, theirs, least)
@@ -405,7 +411,9 @@ class Follower:
 
         False where it is that of a fold.
         """
-        located = bifurcation(self.family, here, along, step, before, float(least.values[0]))
+        zero = _ZERO * least.unit
+        shift, before = (zero, max(before, 0.0)) if before < zero else (0.0, before)
+        located = bifurcation(self.family, here, along, step, before, float(least.values[0]), shift)
         at, vector, error, how = (
             there,
             least.vectors[0],
@@ -428,7 +436,7 @@ class Follower:
         )
         if leave:
             tau = at.tau + self.sign * self.shortest
-            beyond = self.sign * (there.tau - tau) > 0 and located is not None
+            beyond = located is not None and self.sign * (there.tau - tau) > 0 and self.sign * (tau - here.tau) > 0
             self._leave(at.x, tau if beyond else there.tau, vector, here)
         return True
 
@@ -504,7 +512,7 @@ class Follower:
         local = Local(self.family, found.here)
         least = least_eigenvalue(local, None if self.least is None else self.least.vectors[0])
         self.spent += least.products
-        negative = _negative(least)
+        negative = self._negative(least, found.here)
         stable_before = self.points[-1].stable
         if negative == stable_before and self.least is not None:
             leave = negative and direction.tau * self.sign > 0

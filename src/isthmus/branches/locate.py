@@ -129,7 +129,7 @@ def fold(family: Family, here: Here, along: Direction, step: float, end: Directi
 
 
 def bifurcation(
-    family: Family, here: Here, along: Direction, step: float, before: float, after: float
+    family: Family, here: Here, along: Direction, step: float, before: float, after: float, shift: float = 0.0
 ) -> Located | None:
     """Where the least eigenvalue vanishes, between a point and the one that a step along the branch leads to.
 
@@ -140,6 +140,8 @@ def bifurcation(
         step: to the point after.
         before: the eigenvalue at the point before.
         after: at the point after, of the other sign.
+        shift: look for the value ``−shift`` in place of 0: where another eigenvalue is 0 by a symmetry. What that
+            misses by is in the error.
     """
     found: list[tuple[float, Here, Direction, Lowest]] = []
     products = 0
@@ -154,11 +156,13 @@ def bifurcation(
         least = least_eigenvalue(Local(family, corrected.here, rough=False), near, 1e-8, 400)
         products += least.products
         found.append((float(least.values[0]), corrected.here, direction, least))
-        return float(least.values[0])
+        return float(least.values[0]) + shift
 
     slope = abs(before - after) / (step * max(abs(along.tau), 1e-3))
-    if _root(eigenvalue, 0.0, step, before, after, slope * _ACCURACY) is None or not found:
+    if _root(eigenvalue, 0.0, step, before + shift, after + shift, slope * _ACCURACY) is None or not found:
         return None
-    value, at, direction, least = min(found, key=lambda entry: abs(entry[0]))
+    value, at, direction, least = min(found, key=lambda entry: abs(entry[0] + shift))
+    if abs(value + shift) > 100 * slope * _ACCURACY:
+        return None  # it does not vanish between them: it jumps
     error = (abs(value) + float(least.errors[0])) / max(slope, 1e-300)
     return Located(at, direction, error, least.vectors[0], products)
