@@ -22,8 +22,8 @@ def positive(values: Iterable[Any]) -> list[float | None]:
 def show(value: Any, digits: int = 4) -> str:
     """A cell of a table: at most `digits` significant digits; a dash where there is no number.
 
-    >>> show(0.123456), show(1.5e-9), show(20), show(None), show(float("inf"))
-    ('0.1235', '1.5e-9', '20', '–', '∞')
+    >>> show(0.123456), show(1.5e-9), show(20), show(None), show(float("inf")), show(4e-9, 1)
+    ('0.1235', '1.5e-9', '20', '–', '∞', '4e-9')
     """
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -38,7 +38,7 @@ def show(value: Any, digits: int = 4) -> str:
     plain = f"{value:.{digits}g}"
     if abs(value) >= 1e-3 and "e" not in plain:
         return plain.replace("-", "−")
-    mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
+    mantissa, exponent = f"{value:.{max(digits - 2, 0)}e}".split("e")
     if "." in mantissa:
         mantissa = mantissa.rstrip("0").rstrip(".")
     return f"{mantissa.replace('-', '−')}e{int(exponent)}"

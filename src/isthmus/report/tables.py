@@ -1,8 +1,13 @@
 """Key numbers and tables of a page as data: columns, cells, and the rows to mark."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from isthmus.report._numbers import MISSING, show
 from isthmus.report.style import web
+
+HOW_TO_SORT = "Click a head to sort; hover it for its meaning."
 
 
 @dataclass(frozen=True)
@@ -53,3 +58,23 @@ class Table:
     rows: list[tuple[bool, list[Cell]]]
     caveat: str = ""
     named: bool = False
+
+
+def dotted(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A nested mapping as dotted keys and text."""
+    found: list[tuple[str, str]] = []
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            found += dotted(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", plain(value)))
+    return found
+
+
+def plain(value: Any) -> str:
+    """Any JSON value as text."""
+    if value is None:
+        return MISSING
+    if isinstance(value, list):
+        return " ".join(plain(item) for item in value) or MISSING
+    return show(value) if isinstance(value, float) else str(value)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from isthmus._support import number
-from isthmus.report._numbers import MISSING, show
+from isthmus.report._numbers import show
 from isthmus.report.branch.columns import NAMES, point_columns, point_rows
 from isthmus.report.branch.figures import KEYS, branch_figures
 from isthmus.report.branch.words import KINDS, cards, end, name, place, summary
 from isthmus.report.document import Document
 from isthmus.report.spec import Figure
-from isthmus.report.tables import Table
+from isthmus.report.tables import HOW_TO_SORT, Table, dotted, plain
 from isthmus.runs.branch_folder import BranchData, load_branch
 from isthmus.runs.branch_points import PointSpectra, branch_spectra
 from isthmus.runs.schema import REPORT
@@ -72,9 +72,9 @@ class BranchPage(Document):
             "parameter": name(data),
             "events": _events(data),
             "origin": _origin(data),
-            "settings": _pairs(data.settings),
-            "configuration": _pairs(data.config),
-            "environment": _pairs(data.environment),
+            "settings": dotted(data.settings),
+            "configuration": dotted(data.config),
+            "environment": dotted(data.environment),
         }
 
     def figures(self) -> tuple[Figure, ...]:
@@ -84,10 +84,7 @@ class BranchPage(Document):
     def tables(self) -> tuple[Table, ...]:
         """The points."""
         columns = point_columns(self.data)
-        reading = (
-            "In the order in which they were found. Shaded rows are not certified, or no minimum. Click a head to "
-            "sort; hover it for its meaning."
-        )
+        reading = f"In the order in which they were found. Shaded rows are not certified, or no minimum. {HOW_TO_SORT}"
         rows = point_rows(self.data, columns)
         return (Table("points", "Points", reading, columns, rows),) if rows else ()
 
@@ -108,7 +105,7 @@ def _facts(data: BranchData) -> list[tuple[str, str]]:
         ("tolerance", data.settings.get("tolerance")),
         ("seed", data.config.get("seed")),
     ]
-    return [(label, _plain(value)) for label, value in found if value is not None]
+    return [(label, plain(value)) for label, value in found if value is not None]
 
 
 def _events(data: BranchData) -> list[tuple[str, str, str]]:
@@ -128,23 +125,3 @@ def _origin(data: BranchData) -> list[str]:
         before, after = (show(number(solved.get(key)), 2) for key in ("residual_before", "residual"))
         words.append(f"It was solved first: the residual went from {before} to {after}.")
     return words
-
-
-def _pairs(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested mapping as dotted keys and text."""
-    pairs: list[tuple[str, str]] = []
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            pairs += _pairs(value, f"{prefix}{key}.")
-        else:
-            pairs.append((f"{prefix}{key}", _plain(value)))
-    return pairs
-
-
-def _plain(value: Any) -> str:
-    """Any JSON value as text."""
-    if value is None:
-        return MISSING
-    if isinstance(value, list):
-        return " ".join(_plain(item) for item in value) or MISSING
-    return show(value) if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ from isthmus.report.profile.data import Layer, ProfileData
 from isthmus.report.profile.figures import KEYS, profile_figures
 from isthmus.report.profile.words import account, profile_cards
 from isthmus.report.spec import Figure
-from isthmus.report.tables import Cell, Column, Table
+from isthmus.report.tables import HOW_TO_SORT, Cell, Column, Table
 from isthmus.thresholds import IDLE
 
 if TYPE_CHECKING:
@@ -110,10 +110,7 @@ class ProfilePage(Document):
         columns = tuple(column for column in COLUMNS if any(_raw(layer, column.key) is not None for layer in layers))
         idle = {layer.name for layer in self.data.steps if (layer.value("step_change") or 0.0) < IDLE}
         rows = [(layer.name in idle, [_cell(layer, column) for column in columns]) for layer in layers]
-        reading = (
-            f"In order of execution. Shaded rows move the state by less than {IDLE:.0%}. "
-            "Click a head to sort; hover it for its meaning."
-        )
+        reading = f"In order of execution. Shaded rows move the state by less than {IDLE:.0%}. {HOW_TO_SORT}"
         return (Table("layers", "Layers", reading, columns, rows, named=True),)
 
 

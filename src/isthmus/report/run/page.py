@@ -5,18 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isthmus.report._numbers import MISSING, show
+from isthmus.report._numbers import show
 from isthmus.report.document import Document
 from isthmus.report.run.columns import LAYERS, STATES, layer_rows, state_rows
 from isthmus.report.run.figures.build import KEYS, build_figures
 from isthmus.report.run.words import cards, certificate, status_line, verdict
 from isthmus.report.spec import Figure
-from isthmus.report.tables import Table
+from isthmus.report.tables import HOW_TO_SORT, Table, dotted, plain
 from isthmus.runs.reader import RunData, load_run
 from isthmus.runs.schema import REPORT
 from isthmus.thresholds import CRITICAL, DIGITS, SHAPES
-
-HOW_TO_SORT = "Click a head to sort; hover it for its meaning."
 
 
 def write_report(folder: str | Path) -> Path:
@@ -67,7 +65,7 @@ class RunReport(Document):
             "verdict": verdict(run),
             "status_line": status_line(run),
             "cards": cards(run),
-            "environment": _pairs(run.environment),
+            "environment": dotted(run.environment),
             "seed": _seed(run),
         }
 
@@ -103,7 +101,7 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
         ("recipe", run.summary.get("recipe")),
         ("seed", _seed(run)),
     ]
-    return [(label, _plain(value)) for label, value in found if value not in (None, "")]
+    return [(label, plain(value)) for label, value in found if value not in (None, "")]
 
 
 def _seed(run: RunData) -> Any:
@@ -112,23 +110,3 @@ def _seed(run: RunData) -> Any:
         if source.get("seed") is not None:
             return source["seed"]
     return None
-
-
-def _pairs(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested mapping as dotted keys and text."""
-    pairs: list[tuple[str, str]] = []
-    for key, value in content.items():
-        if isinstance(value, dict):
-            pairs += _pairs(value, f"{prefix}{key}.")
-        else:
-            pairs.append((f"{prefix}{key}", _plain(value)))
-    return pairs
-
-
-def _plain(value: Any) -> str:
-    """Any JSON value as text."""
-    if value is None:
-        return MISSING
-    if isinstance(value, list):
-        return " ".join(_plain(item) for item in value)
-    return show(value) if isinstance(value, float) else str(value)
