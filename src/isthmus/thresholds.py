@@ -51,6 +51,10 @@ FITTED = 0.02
 IDLE = 0.1
 """A layer of any network that changes its state by less than this part of it is called idle."""
 
+FLAT = 1e-4
+"""A least eigenvalue of the Hessian within this of 0, in units of μ, counts as 0. At residuals of 1e-9 those that are 0
+by a symmetry come out at 1e-10."""
+
 NEAR = 1e-3
 """Residual up to which the step to the critical point nearby, of Newton's method, tells the optimiser's error within a
 factor of 2 (tests/core/test_kind.py)."""

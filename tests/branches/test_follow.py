@@ -11,8 +11,7 @@ from isthmus import Identity, LeakyResNet, Problem, ReLU, SmoothReLU, Status, so
 from isthmus.branches import EventKind, follow
 from isthmus.branches.correct import Local, minimise
 from isthmus.branches.family import ProblemFamily
-from isthmus.branches.linear import minres
-from isthmus.curvature import ScaledParameters
+from isthmus.curvature import ScaledParameters, minres
 from isthmus.theory import linear_minimum
 
 FOLD = 2 / math.sqrt(27)  # of the cusp at a = 1

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from isthmus.branches.family import Family, ProblemFamily
@@ -205,9 +204,3 @@ def table(parameter: str, points: Sequence[BranchPoint], events: Sequence[Event]
 def copied(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Copies, detached."""
     return tuple(t.detach().clone() for t in tensors)
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    """``‖a − b‖/max(‖a‖, ‖b‖)``; 0 where both vanish."""
-    size = max(float(torch.linalg.vector_norm(a)), float(torch.linalg.vector_norm(b)))
-    return float(torch.linalg.vector_norm(a - b)) / size if size > 0 else 0.0

@@ -20,12 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.branches.family import Family
-from isthmus.branches.linear import minres
-from isthmus.curvature import ScaledParameters
-from isthmus.curvature.base import Preconditioner, SecondOrder, Target
-from isthmus.curvature.lowest import scaled_product
+from isthmus.curvature import Preconditioner, ScaledParameters, SecondOrder, Target, minres, scaled_product
 from isthmus.optimise import Newton
-from isthmus.optimise.newton import NewtonRun
+from isthmus.optimise.newton import NewtonRun, product_dtype
 from isthmus.problem import Evaluation
 
 _TANGENT = 1e-4  # accuracy of a tangent's solve, relative: at 1e-2 flat directions are missing
@@ -33,7 +30,6 @@ _BORDERED = 1e-2  # least accuracy of the corrector's
 _LIMIT = 400  # products of one solve
 _RESTORATIONS = 3
 _NOTHING = 1e-6  # of their size: parameters that go to zero
-_ROUGH_ABOVE = 1e-3  # residual above which products may be in float32
 
 
 @dataclass(frozen=True)
@@ -58,16 +54,14 @@ class Tangent:
     """The direction of a branch at a point.
 
     Args:
-        x: ``dx/dτ``, or where ``tau`` is not 1, the x part of a vector along the branch.
-        tau: 1 for ``dx/dτ``.
+        x: ``dx/dτ``.
         outputs: derivative of the outputs along it.
-        least: least Ritz value met of the preconditioned Hessian (or bordered matrix).
+        least: least Ritz value met of the preconditioned Hessian.
         energy: ``⟨dx/dτ, H dx/dτ⟩``, as the metric sees it.
         products: spent.
     """
 
     x: Float[Tensor, "variables"]
-    tau: float
     outputs: Float[Tensor, "out samples"]
     least: float
     energy: float
@@ -101,9 +95,8 @@ class Local:
     def tangent(self, accuracy: float = _TANGENT) -> Tangent:
         """``dx/dτ = −H⁻¹ g_τ``, of this accuracy in the metric."""
         found = minres(self.product, -self.g_tau, self.metric.apply, accuracy, _LIMIT)
-        return Tangent(
-            found.x, 1.0, self.along(found.x, 1.0), found.least, -float(found.x @ self.g_tau), found.products
-        )
+        outputs = self.hessian.tangent(self.scaled.unflatten(found.x)).to(self.f_tau.dtype).add_(self.f_tau)
+        return Tangent(found.x, outputs, found.least, -float(found.x @ self.g_tau), found.products)
 
     def exact(self) -> Callable[[Tensor], Tensor]:
         """Products in the parameters' own precision."""
@@ -113,15 +106,8 @@ class Local:
         hessian.linearise()
         return scaled_product(hessian, self.scaled)
 
-    def along(self, x: Tensor, tau: float) -> Tensor:
-        """The derivative of the outputs along a direction of parameters and coordinate."""
-        outputs = self.hessian.tangent(self.scaled.unflatten(x)).to(self.f_tau.dtype)
-        return outputs.add_(self.f_tau, alpha=tau)
 
-
-def restored(
-    target: Target, metric: Preconditioner, x: Tensor, aim: Float[Tensor, "out samples"]
-) -> tuple[Tensor, float]:
+def restored(target: Target, metric: Preconditioner, x: Tensor, aim: Float[Tensor, "out samples"]) -> float:
     """Bring the outputs of a prediction to where it aimed, while that lowers the objective; sets the parameters.
 
     Args:
@@ -129,12 +115,15 @@ def restored(
         metric: measured near.
         x: scaled parameters of the prediction.
         aim: outputs, to first order.
+
+    Returns:
+        The objective there; infinite where it is not finite.
     """
     scaled = ScaledParameters(target)
     scaled.write(x)
     best, value = x, target.evaluate(gradient=False).objective
     if not metric.restores or not math.isfinite(value):
-        return best, value if math.isfinite(value) else math.inf
+        return value if math.isfinite(value) else math.inf
     now = x
     for _ in range(_RESTORATIONS):
         now = now + metric.restoration(target.last_outputs() - aim).to(x.dtype)
@@ -144,7 +133,7 @@ def restored(
             break
         best, value = now, trial
     scaled.write(best)
-    return best, value
+    return value
 
 
 @dataclass(frozen=True)
@@ -320,8 +309,7 @@ def beside(
         if metric is None or count % 2 == 0:
             metric = family.preconditioner(target)
             metric.refresh()
-        rough = residual > _ROUGH_ABOVE and not metric.stiff
-        hessian = family.hessian(target, torch.float32 if rough else x.dtype)
+        hessian = family.hessian(target, product_dtype(residual, metric, x.dtype))
         hessian.linearise()
         system = Bordered(scaled_product(hessian, scaled), metric, border, along)
         if residual <= tolerance and count:

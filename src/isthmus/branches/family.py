@@ -99,6 +99,10 @@ class Family(ABC):
         """The inverse of `coordinate`."""
         return math.exp(coordinate) if self.logarithmic else coordinate
 
+    def error(self, coordinate: float, error: float) -> float:
+        """An error of the coordinate as one of t."""
+        return error * (self.value(coordinate) if self.logarithmic else 1.0)
+
     @torch.no_grad()
     def drift(
         self, value: float, x: Float[Tensor, "variables"]

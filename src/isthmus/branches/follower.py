@@ -13,9 +13,9 @@ from isthmus.branches.correct import Corrected, Direction, Here, Local, Tangent,
 from isthmus.branches.family import Family
 from isthmus.branches.locate import bifurcation, fold, least_eigenvalue, seen
 from isthmus.branches.readings import readings
-from isthmus.curvature import Lowest, ScaledParameters
+from isthmus.curvature import Lowest, ScaledParameters, Target
 from isthmus.status import ADVICE, Status
-from isthmus.thresholds import BRANCH_START
+from isthmus.thresholds import BRANCH_START, FLAT
 
 _ROLLED_BACK = ("step", "along", "taken", "number", "least", "spent", "steps", "leaving", "_tangent", "_local")
 
@@ -32,11 +32,9 @@ _MOST = 12  # of a step before it is refused for a shorter one
 _LANDING = 400  # of the first point of a new branch
 _ALONG = 0.15  # longest step along the branch
 _VANISHING = 1e-5  # shortest
-_OFF = 100.0  # the same for every unit of the residual: off the exact point it is not 0
-_ZERO = 1e-4  # in units of the weight decay: an eigenvalue that is 0 by a symmetry
+_OFF = 100.0  # by how much an eigenvalue that is 0 by a symmetry may be off, in units of μ, for each of the residual
 _FLAT = 2e-2  # of the direction's part in the coordinate: a vanishing eigenvalue there is that of a fold
 _NUDGE = 1e-3  # how far along an eigenvector a new branch is looked for, relative to the parameters' size
-_NOT_LOCATED = "not located"
 
 
 @dataclass(frozen=True)
@@ -109,6 +107,8 @@ class Follower:
         self.family, self.settings, self.keep, self.should_stop = family, settings, keep, should_stop
         self.sign = 1 if family.coordinate(settings.stop) > family.coordinate(settings.start) else -1
         self.first, self.shortest = settings.first(family), settings.shortest(family)
+        # asked of the family here alone: a function may set the model's step-sizes whenever it is called
+        self.shapes = [tuple(p.shape) for p in family.at(settings.start).parameters]
         ways = {family.coordinate(v) for v in (*settings.at, settings.stop)}
         self.ways = sorted(ways, key=lambda tau: self.sign * tau)
         self.points: list[BranchPoint] = []
@@ -154,7 +154,6 @@ class Follower:
         self._count(found)
         if found.here is None:
             ScaledParameters(target).write(before)
-            target.evaluate()
             return self.end(Status.INTERRUPTED if self._stopped() else Status.STALLED)
         local, tangent, least = self._look(found.here)
         self._arrive(found.here, local, tangent, least)
@@ -188,7 +187,7 @@ class Follower:
     # --- one step ----------------------------------------------------------------------------------------------------
 
     def advance(self) -> None:
-        """One step, taken or refused."""
+        """One step, taken or refused; or cut off, and then as if it had not begun."""
         self.changed = False
         assert self.here is not None
         if len(self.points) >= self.settings.most:
@@ -211,14 +210,17 @@ class Follower:
 
     def _negative(self, least: Lowest, here: Here) -> bool:
         """Whether an eigenvalue is negative beyond its error, and beyond what a symmetry's 0 is off the exact point."""
-        margin = max(_ZERO, _OFF * here.residual) * least.unit
+        margin = max(FLAT, _OFF * here.residual) * least.unit
         return float(least.values[0]) + float(least.errors[0]) < -margin
 
     def _stopped(self) -> bool:
         return self.should_stop is not None and self.should_stop()
 
-    def _write(self, here: Here) -> None:
-        ScaledParameters(self.family.at(self.family.value(here.tau))).write(here.x)
+    def _write(self, here: Here) -> Target:
+        """Set the parameters to those of a point; returns its target."""
+        target = self.family.at(self.family.value(here.tau))
+        ScaledParameters(target).write(here.x)
+        return target
 
     def _count(self, found: Corrected) -> None:
         self.spent += found.products
@@ -231,19 +233,21 @@ class Follower:
         self.spent += tangent.products
         if not self.settings.eigenvalues and tangent.least > 0 and tangent.products > 3:
             return local, tangent, seen(tangent.least, local)
-        near = None if self.least is None else self.least.vectors[0]
-        least = least_eigenvalue(local, near)
+        return local, tangent, self._least_at(local)
+
+    def _least_at(self, local: Local) -> Lowest:
+        """The least eigenvalue at a point, looked for near that of the last one."""
+        least = least_eigenvalue(local, None if self.least is None else self.least.vectors[0])
         self.spent += least.products
-        return local, tangent, least
+        return least
 
     def _arrive(self, here: Here, local: Local, tangent: Tangent | None, least: Lowest, direction: int = 0) -> None:
         """Make a point of where we are."""
         self.here, self._local, self._tangent, self.least = here, local, tangent, least
-        norm = float(here.x.norm())
-        self.size = max(self.size, norm)
+        self.size = max(self.size, float(here.x.norm()))
         value = self.family.value(here.tau)
-        self._write(here)
-        held = [(p, p.detach().clone()) for p in self.family.at(value).parameters]
+        parameters = self._write(here).parameters
+        kept = copied(parameters)
         path = self.family.geodesic(value)
         along = self.along
         if along is not None:
@@ -266,12 +270,12 @@ class Follower:
             products=self.spent,
             seconds=now - self._clock,
             readings={} if path is None else readings(path),
-            parameters=copied(self.family.at(value).parameters) if self.keep else None,
+            parameters=kept if self.keep else None,
         )
         self.products += self.spent
         self.spent, self.steps, self._clock, self.changed = 0, 0, now, True
         self.points.append(point)
-        self._kept = held
+        self._kept = list(zip(parameters, kept, strict=True))
         self._compare(point)
 
     def _compare(self, point: BranchPoint) -> None:
@@ -340,7 +344,7 @@ class Follower:
         )
         self._count(found)
         if self._stopped():
-            return self._refuse(here, abs(delta), 1.0)
+            return
         if found.here is None:
             if finest:
                 return self.end(Status.STALLED)
@@ -388,13 +392,11 @@ class Follower:
         scaled.write(here.x)
         plain = target.evaluate(gradient=False).objective
         aim = local.hessian.outputs.to(tangent.outputs.dtype) + delta * tangent.outputs
-        _, value = restored(target, local.metric, here.x.add(tangent.x, alpha=delta), aim)
-        if not value < plain:
+        if not restored(target, local.metric, here.x.add(tangent.x, alpha=delta), aim) < plain:
             scaled.write(here.x)
 
     def _refuse(self, here: Here, length: float, factor: float = 0.5) -> None:
-        self.step = factor * length
-        self.changed = factor < 1
+        self.step, self.changed = factor * length, True
         self._write(here)
 
     def _lost(self, here: Here, tangent: Tangent, there: Here, least: Lowest) -> None:
@@ -411,21 +413,17 @@ class Follower:
 
         False where it is that of a fold.
         """
-        zero = _ZERO * least.unit
+        zero = FLAT * least.unit
         shift, before = (zero, max(before, 0.0)) if before < zero else (0.0, before)
         located = bifurcation(self.family, here, along, step, before, float(least.values[0]), shift)
-        at, vector, error, how = (
-            there,
-            least.vectors[0],
-            math.nan,
-            f" ({_NOT_LOCATED}: between here and the last point)",
-        )
+        at, vector, error = there, least.vectors[0], math.nan
+        how = " (not located: between here and the last point)"
         if located is not None and located.vector is not None:
             self.spent += located.products
             if abs(located.along.tau) < _FLAT and self.along is not None:
                 return False  # that of a fold, which the next step meets
             at, vector, how = located.here, located.vector, ""
-            error = located.error * (self.family.value(at.tau) if self.family.logarithmic else 1.0)
+            error = self.family.error(at.tau, located.error)
         lost = float(least.values[0]) < before
         words = f"the branch is a {'saddle' if lost else 'minimum'}"
         self._event(
@@ -449,7 +447,7 @@ class Follower:
             found = minimise(self.family, tau, self.settings.tolerance, _LANDING, should_stop=self.should_stop)
             self._count(found)
             if self._stopped():
-                return self._write(origin)
+                return
             if found.here is None:
                 continue
             value = found.here.evaluation.objective
@@ -498,7 +496,7 @@ class Follower:
         found, direction = beside(self.family, here, along, step, self.settings.tolerance, should_stop=self.should_stop)
         self._count(found)
         if self._stopped():
-            return self._write(here)
+            return
         turned = direction is not None and direction.times(along) < 0.5
         if found.here is None or direction is None or turned:
             self.step, self.changed = 0.5 * step, True
@@ -510,8 +508,7 @@ class Follower:
         if direction.tau * along.tau < 0:
             return self._fold(here, along, step, found.here, direction)
         local = Local(self.family, found.here)
-        least = least_eigenvalue(local, None if self.least is None else self.least.vectors[0])
-        self.spent += least.products
+        least = self._least_at(local)
         negative = self._negative(least, found.here)
         stable_before = self.points[-1].stable
         if negative == stable_before and self.least is not None:
@@ -561,11 +558,11 @@ class Follower:
     def _fold(self, here: Here, along: Direction, step: float, there: Here, direction: Direction) -> None:
         """The branch turned back."""
         located = fold(self.family, here, along, step, direction)
-        tau, error, how = here.tau, math.nan, f" ({_NOT_LOCATED}: between here and the next point)"
+        tau, error, how = here.tau, math.nan, " (not located: between here and the next point)"
         if located is not None:
             self.spent += located.products
             tau, how = located.here.tau, ""
-            error = located.error * (self.family.value(tau) if self.family.logarithmic else 1.0)
+            error = self.family.error(tau, located.error)
         self._event(
             EventKind.FOLD,
             self.family.value(tau),
@@ -578,8 +575,7 @@ class Follower:
             self._write(here)
             return self.end(Status.DONE, "the branch turned back at a fold, where it was told to stop")
         local = Local(self.family, there)
-        least = least_eigenvalue(local, None if self.least is None else self.least.vectors[0])
-        self.spent += least.products
+        least = self._least_at(local)
         self.along = direction
         self._arrive(there, local, None, least, 1 if direction.tau > 0 else -1)
         self._passed(there)
@@ -593,7 +589,7 @@ class Follower:
         found = minimise(self.family, there, self.settings.tolerance, _LANDING, should_stop=self.should_stop)
         self._count(found)
         if self._stopped():
-            return self._write(here)
+            return
         if found.here is None:
             return self.end(
                 Status.STALLED, f"{why}, and no minimum was found beyond; try another tolerance, or start elsewhere"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from isthmus.branches.correct import Direction, Here, Local, beside
 from isthmus.branches.family import Family
-from isthmus.curvature import Lowest, dense, lowest, sign_is_clear
+from isthmus.curvature import Lowest, lowest, sign_is_clear, spectrum
 
 _STEPS = 25
 _COUNTED = 200  # variables up to which all eigenvalues are computed
@@ -48,16 +48,13 @@ def least_eigenvalue(
         accuracy: wanted, in units of the weight decay; by default the sign alone.
         limit: products at most.
     """
-    given = None if start is None or not 0 < float(start.norm()) < math.inf else start
-    if accuracy is not None:
-        if local.here.x.numel() <= _COUNTED:
-            return least_eigenvalue(local)
-        return lowest(local.hessian, local.scaled, local.metric, 1, accuracy, limit, given)
     x, mu = local.here.x, local.scaled.mu
     if len(x) <= _COUNTED:
-        values, vectors = torch.linalg.eigh(dense(local.exact(), x))
-        error = len(x) * torch.finfo(x.dtype).eps * float(values.abs().max())
+        values, vectors, error = spectrum(local.exact(), x)
         return Lowest(values[:1], vectors[:, :1].T.contiguous(), x.new_tensor([error]), mu, len(x), True)
+    given = None if start is None or not 0 < float(start.norm()) < math.inf else start
+    if accuracy is not None:
+        return lowest(local.hessian, local.scaled, local.metric, 1, accuracy, limit, given)
     # a neighbour's eigenvector alone never shows what is orthogonal to it
     chance = torch.randn(len(x), dtype=x.dtype, generator=torch.Generator().manual_seed(0)).to(x.device)
     chance = local.metric.apply(chance)

@@ -27,17 +27,15 @@ from isthmus.curvature import (
     Hessian,
     Lowest,
     ScaledParameters,
-    dense,
     lowest,
     scaled_product,
     sign_is_clear,
+    spectrum,
 )
 from isthmus.problem import Problem
-from isthmus.thresholds import CRITICAL
+from isthmus.thresholds import CRITICAL, FLAT
 
 _SEEDS = (0, 1)
-# In units of μ: what is called 0. At residuals of 1e-9 eigenvalues that are 0 by symmetry come out at 1e-10.
-_NOTHING = 1e-4
 
 
 class Kind(StrEnum):
@@ -150,11 +148,9 @@ def in_float64(problem: Problem) -> Problem:
 
 def _counted(hessian: Hessian, scaled: ScaledParameters) -> KindOfPoint:
     """From all eigenvalues of the matrix."""
-    matrix = dense(scaled_product(hessian, scaled), scaled.values())
-    values, vectors = torch.linalg.eigh(matrix)
+    values, vectors, error = spectrum(scaled_product(hessian, scaled), scaled.values())
     mu, size = scaled.mu, len(values)
-    error = size * torch.finfo(values.dtype).eps * float(values.abs().max())  # backward error of eigh, and of products
-    nothing = max(error, _NOTHING * mu)
+    nothing = max(error, FLAT * mu)
     least, negative = float(values[0]), int((values < -nothing).sum())
     known: dict[str, Any] = {"least": least / mu, "error": error / mu, "negative": negative, "exact": True}
     known |= {"products": size, "direction": vectors[:, 0].contiguous()}
@@ -180,15 +176,15 @@ def _searched(
     found: list[Lowest] = []
     for seed, first in zip(_SEEDS, (start, None), strict=True):
         generator = torch.Generator().manual_seed(seed)
-        search = lowest(hessian, scaled, metric, 1, _NOTHING, limit, first, generator, enough=sign_is_clear(mu))
+        search = lowest(hessian, scaled, metric, 1, FLAT, limit, first, generator, enough=sign_is_clear(mu))
         found.append(search)
-        if float(search.values[0]) < -max(float(search.errors[0]), _NOTHING * mu):
+        if float(search.values[0]) < -max(float(search.errors[0]), FLAT * mu):
             break
     best = min(found, key=lambda f: float(f.values[0]))
     value, error = float(best.values[0]), float(best.errors[0])
     known: dict[str, Any] = {"least": value / mu, "error": error / mu, "direction": best.vectors[0]}
     known["products"] = sum(f.products for f in found)
-    nothing = max(error, _NOTHING * mu)
+    nothing = max(error, FLAT * mu)
     if value < -nothing:
         return KindOfPoint(Kind.SADDLE, "in one direction the objective bends down", **known)
     if not all(f.converged for f in found):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from isthmus.activations import ReLU
 from isthmus.certificate.kind import in_float64
-from isthmus.curvature import DualPreconditioner, Hessian, Preconditioner, ScaledParameters, scaled_product
+from isthmus.curvature import DualPreconditioner, Hessian, Preconditioner, ScaledParameters, minres, scaled_product
 from isthmus.geodesic import Geodesic
 from isthmus.problem import Problem
 
@@ -83,29 +83,11 @@ def optimiser_error(
 
 
 def _newton_step(problem: Problem, limit: int, metric: Preconditioner | None) -> Tensor | None:
-    """``−H⁻¹g`` by conjugate gradients, also where H is indefinite; None where that did not come near."""
+    """``−H⁻¹g``, also where H is indefinite; None where that did not come near."""
     if metric is None:
         metric = DualPreconditioner(problem)
         metric.refresh()
     hessian, scaled = Hessian(problem), ScaledParameters(problem)
     hessian.linearise()
-    product = scaled_product(hessian, scaled)
-    r = -scaled.gradient()
-    x, z = torch.zeros_like(r), metric.apply(r)
-    d, rz = z.clone(), float(r @ z)
-    start = least = rz
-    best = x
-    for _ in range(limit):
-        if least <= _ACCURACY**2 * start:
-            break
-        Hd = product(d)
-        curvature = float(d @ Hd)
-        if curvature == 0.0:
-            break
-        x, r = x + (rz / curvature) * d, r - (rz / curvature) * Hd
-        z = metric.apply(r)
-        rz, before = float(r @ z), rz
-        if rz < least:
-            least, best = rz, x
-        d = z + (rz / before) * d
-    return best if least <= _USABLE**2 * start else None
+    found = minres(scaled_product(hessian, scaled), -scaled.gradient(), metric.apply, _ACCURACY, limit)
+    return found.x if found.residual <= _USABLE else None

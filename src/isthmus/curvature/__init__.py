@@ -5,13 +5,23 @@ from isthmus.curvature.dual import DualPreconditioner
 from isthmus.curvature.hessian import Hessian
 from isthmus.curvature.kronecker import KroneckerPreconditioner
 from isthmus.curvature.linearise import Linearisation, Linearised
-from isthmus.curvature.lowest import Lowest, dense, least_eigenpairs, lowest, scaled_product, sign_is_clear
+from isthmus.curvature.lowest import (
+    Lowest,
+    dense,
+    least_eigenpairs,
+    lowest,
+    scaled_product,
+    sign_is_clear,
+    spectrum,
+)
+from isthmus.curvature.minres import LinearSolution, minres
 from isthmus.curvature.scaled import ScaledParameters
 
 __all__ = [
     "DualPreconditioner",
     "Hessian",
     "KroneckerPreconditioner",
+    "LinearSolution",
     "Linearisation",
     "Linearised",
     "Lowest",
@@ -22,6 +32,8 @@ __all__ = [
     "dense",
     "least_eigenpairs",
     "lowest",
+    "minres",
     "scaled_product",
     "sign_is_clear",
+    "spectrum",
 ]

@@ -267,6 +267,23 @@ class _Subspace:
 
 
 @torch.no_grad()
+def spectrum(
+    product: Callable[[Tensor], Tensor], like: Float[Tensor, "variables"]
+) -> tuple[Float[Tensor, "variables"], Float[Tensor, "variables variables"], float]:
+    """All eigenvalues of a symmetric operator, ascending, and its eigenvectors, as columns; a product a variable.
+
+    Args:
+        product: the operator.
+        like: a vector of the size, dtype and device wanted.
+
+    Returns:
+        Values, vectors, and the error of a value: the backward error of `torch.linalg.eigh`, and of products.
+    """
+    values, vectors = torch.linalg.eigh(dense(product, like))
+    return values, vectors, len(values) * torch.finfo(values.dtype).eps * float(values.abs().max())
+
+
+@torch.no_grad()
 def dense(
     product: Callable[[Tensor], Tensor], like: Float[Tensor, "variables"]
 ) -> Float[Tensor, "variables variables"]:

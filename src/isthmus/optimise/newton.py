@@ -26,7 +26,7 @@ from isthmus.optimise.optimiser import Closure, Optimiser, Run
 from isthmus.optimise.truncated_cg import TruncatedStep, truncated_cg
 from isthmus.optimise.trust_region import SMALLER, Restorer, choose
 from isthmus.problem import Evaluation, Problem
-from isthmus.thresholds import CRITICAL
+from isthmus.thresholds import CRITICAL, FLAT
 
 # Below this part of the objective a predicted decrease drowns in the rounding of the objective itself: a sum in float64
 # (float32 parameters add their own rounding).
@@ -37,8 +37,6 @@ _ROUGH_ABOVE = 1e-3
 _REFUSALS = 12
 # Steps below the objective's resolution that may fail to halve the residual before nothing more is to be had.
 _IDLE = 5
-# In units of μ: a least eigenvalue within this of 0 makes no saddle (`isthmus.certificate.kind`).
-_ZERO = 1e-4
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,17 @@ class Newton(Optimiser):
         smooth = not isinstance(problem.activation, ReLU)
         settings = self if smooth else replace(self, saddles=0)
         return NewtonRun(problem, settings, lambda dtype: Hessian(problem, dtype=dtype), tolerance)
+
+
+def product_dtype(residual: float, metric: Preconditioner, own: torch.dtype) -> torch.dtype:
+    """In which precision Hessian products will do: float32 while the residual is large, and nothing stiff was met.
+
+    Args:
+        residual: the largest.
+        metric: measured near.
+        own: of the parameters.
+    """
+    return torch.float32 if residual > _ROUGH_ABOVE and not metric.stiff else own
 
 
 class NewtonRun(Run):
@@ -143,8 +152,7 @@ class NewtonRun(Run):
     def _linearised(self, residual: float) -> SecondOrder:
         """The Hessian at the present point: after a refused step, what the step began with."""
         if self._hessian is None:
-            rough = residual > _ROUGH_ABOVE and not self.preconditioner.stiff
-            dtype = torch.float32 if rough else self.target.parameters[0].dtype
+            dtype = product_dtype(residual, self.preconditioner, self.target.parameters[0].dtype)
             if dtype not in self._hessians:
                 self._hessians[dtype] = self._make_hessian(dtype)
             self._hessian = self._hessians[dtype]
@@ -262,14 +270,14 @@ class NewtonRun(Run):
             self._linearised(0.0),
             scaled,
             self.preconditioner,
-            tolerance=_ZERO,
+            tolerance=FLAT,
             limit=self.limit,
             enough=sign_is_clear(self.target.mu),
         )
         self.products += found.products
         self.least = found.vectors[0]
         noise = _RESOLUTION[self.least.dtype] * abs(here.objective)
-        if float(found.values[0]) >= -max(float(found.errors[0]), _ZERO * self.target.mu):
+        if float(found.values[0]) >= -max(float(found.errors[0]), FLAT * self.target.mu):
             return here
         x = scaled.values()
         down = go_down(lambda at: self._at(scaled, at), x, self.least, here.objective, noise)
