@@ -147,3 +147,27 @@ def test_an_error_that_is_not_known_is_a_doubt():
     problem = small(mu=0.01, effective_depth=4.0)
     found = bottleneck(problem.geodesic(), errors={"minus_2h_over_l": math.inf, "coi_stable": math.inf})
     assert any("could not be computed" in doubt for doubt in found.doubts)
+
+
+def test_saving_a_branch_leaves_the_step_sizes_of_its_last_point(tmp_path):
+    """A function may set the model's step-sizes; asking it for the start once more, to save, must not undo the end."""
+    problem = small()
+    even, graded = problem.model.rho.clone(), torch.tensor([0.05, 0.1, 0.15, 0.2, 0.25, 0.25], dtype=F64)
+
+    def between(t):
+        problem.model.set_step_sizes((1 - t) * even + t * graded)
+        return Problem(problem.model, problem.x, problem.y, mu=problem.mu)
+
+    branch = follow(problem, between, 1.0, start=0.0, tolerance=1e-6, checkpoint=tmp_path / "b.pt")
+    assert branch.status == Status.CONVERGED and torch.allclose(problem.model.rho, graded)
+
+
+def test_a_stop_that_is_asked_for_once_stays():
+    """Wherever it is asked for: the step that it cuts off is not taken for one that failed."""
+    problem = small()
+    W = problem.model.weight.detach().clone()
+    for place in range(16):
+        problem.model.weight.data.copy_(W)
+        asked = iter([False] * place + [True])
+        branch = follow(problem, "mu", 0.01, tolerance=1e-7, should_stop=lambda asked=asked: next(asked, False))
+        assert branch.status == Status.INTERRUPTED, place

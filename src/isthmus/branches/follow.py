@@ -109,13 +109,15 @@ def follow(
         raise ValueError(f"budget (Hessian products) must be at least 1, got {budget}")
     if seconds is not None and not seconds > 0:
         raise ValueError(f"seconds must be positive, got {seconds}")
-    began = time.monotonic()
+    began, stopped = time.monotonic(), False
 
     def late() -> bool:
         return seconds is not None and time.monotonic() - began >= seconds
 
     def halt() -> bool:
-        return late() or (should_stop is not None and should_stop())
+        nonlocal stopped  # once asked for, it stays: the step that it cut off must not count as one that failed
+        stopped = stopped or late() or (should_stop is not None and should_stop())
+        return stopped
 
     follower = Follower(family, settings, keep=keep, should_stop=halt)
     file = None if checkpoint is None else Path(checkpoint)

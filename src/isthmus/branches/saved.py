@@ -24,8 +24,7 @@ _GOING_ON = (Status.BUDGET_SPENT, Status.INTERRUPTED)
 def _identity(follower: Follower) -> dict[str, Any]:
     """What must be the same for a state to belong to a branch."""
     settings = asdict(follower.settings)
-    shapes = [tuple(p.shape) for p in follower.family.at(follower.settings.start).parameters]
-    common = {"parameter": follower.family.name, "shapes": shapes, "sign": follower.sign}
+    common = {"parameter": follower.family.name, "shapes": follower.shapes, "sign": follower.sign}
     return common | {name: settings[name] for name in _FIXED}
 
 
