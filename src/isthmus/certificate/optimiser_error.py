@@ -2,7 +2,7 @@
 
 A network with a small gradient g lies about ``−H⁻¹g`` from the critical point, H being the Hessian: the next step of
 Newton's. A number q read off the network is therefore off by ``⟨∇q, H⁻¹g⟩`` to first order. One system is solved, by
-preconditioned conjugate gradients, and serves all numbers; q itself is then read at both ends of the step, forward and
+preconditioned minimum residuals, and serves all numbers; q itself is then read at both ends of the step, forward and
 backward, which needs no gradient of q and sees medians and minima as they are. Half the difference is meant, not what q
 is at the forward end: a straight step leaves the bent surface of networks that fit, and −2H/L̃, made from momenta, is
 ten times as sensitive to that as to the step (at a residual of 6e-3: 0.0152 forward, −0.0055 by the difference, −0.0057
