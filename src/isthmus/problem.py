@@ -1,5 +1,6 @@
 """The objective (E3) of a model on data: value, gradient, residual and geodesic, by the fused flow."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -130,6 +131,19 @@ class Problem:
         self.loss.check(y, x.shape[0], model.out_features, part)
         kind: dict[str, Any] = {"dtype": weight.dtype, "device": weight.device}
         return x.to(**kind), self.loss.convert(y, **kind)
+
+    @property
+    def network(self) -> LeakyResNet:
+        """The model with this problem's σ and L̃, as a module of the same parameters; the model itself where they agree.
+
+        `isthmus.branches.Branch.restore` gives problems whose L̃ is not the model's: their outputs are this network's.
+        """
+        model = self.model
+        if (model.activation, model.effective_depth) == (self.activation, self.effective_depth):
+            return model
+        network = copy.copy(model)  # shallow: parameters and buffers are shared
+        network.activation, network.effective_depth = self.activation, self.effective_depth
+        return network
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -337,8 +351,8 @@ class Problem:
 
     @torch.no_grad()
     def score(self, x: Tensor, y: Tensor) -> tuple[float, float | None]:
-        """Data cost and, for classes, accuracy of the model on any rows."""
-        outputs = self.model(x).T
+        """Data cost and, for classes, accuracy of `network` on any rows."""
+        outputs = self.network(x).T
         accuracy = self.loss.accuracy(outputs, y)
         return float(self.loss.evaluate(outputs, y)[0]), accuracy
 

@@ -8,6 +8,7 @@ from isthmus.activations import Identity, SmoothReLU
 from isthmus.flow import path
 from isthmus.initialise import INITIALISATIONS, Shape, initialise
 from isthmus.model import LeakyResNet
+from isthmus.problem import Problem
 
 
 def test_trajectory_is_the_fused_path_and_ends_in_forward():
@@ -145,3 +146,15 @@ def test_carrier_is_low_rank_and_undoes_the_leak_on_its_cone():
 def test_repr_says_what_it_is():
     net = LeakyResNet(4, 3, width=6, depth=3, effective_depth=1.5, activation=Identity())
     assert "4 -> 6 -> 3, depth=3, effective_depth=1.5, activation=Identity" in repr(net)
+
+
+def test_a_problem_scores_with_its_own_sigma_and_leak_not_the_models():
+    """Points of a branch have another L̃ than the model that holds their weights (it gave costs 100 times too large)."""
+    model = LeakyResNet(3, 3, width=6, depth=5, effective_depth=2.0, seed=0, dtype=torch.float64)
+    x = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    other = Problem(model, x, x, activation=SmoothReLU(sharpness=3.0), effective_depth=4.0)
+    assert other.score(x, x)[0] == pytest.approx(other.evaluate().data_cost, rel=1e-12)
+    assert other.score(x, x)[0] != pytest.approx(Problem(model, x, x).score(x, x)[0], rel=1e-3)
+    assert other.network.weight is model.weight and model.effective_depth == 2.0
+    torch.testing.assert_close(other.network.trajectory(x), other.geodesic().A)
+    assert Problem(model, x, x).network is model

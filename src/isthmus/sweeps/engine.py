@@ -1,0 +1,260 @@
+"""`sweep`: jobs over processes. What is finished is skipped, what fails is recorded, what dies is tried again."""
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from isthmus.sweeps.job import Job
+from isthmus.sweeps.store import Kept, Store, StoreError
+
+Work = Callable[[Job, Path, Callable[[], bool]], Any]
+"""Of a job, a folder for its state (which it makes where it needs one), and what to ask whether to stop: its result as
+JSON values, None where it stopped."""
+
+DEATHS = 2
+"""Times that a job's process may die before the job counts as failed: a second death is no chance."""
+_POLL = 0.2  # seconds between looks at whether somebody wants to stop
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job that was finished just now.
+
+    Args:
+        job: which.
+        failure: why it failed; "" where it did not.
+        seconds: that it took.
+        number: of jobs finished so far, those of earlier calls included.
+        total: of jobs.
+    """
+
+    job: Job
+    failure: str
+    seconds: float
+    number: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How a sweep ended.
+
+    Args:
+        skipped: jobs that had been done before.
+        done: jobs done now.
+        failed: jobs that have failed, now or before.
+        left: jobs that were not begun or not finished, because somebody wanted to stop.
+    """
+
+    skipped: int
+    done: int
+    failed: int
+    left: int
+
+
+def sweep(
+    jobs: Sequence[Job],
+    store: Store,
+    work: str,
+    *,
+    workers: int = 1,
+    retry_failed: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_done: Callable[[Done], None] = lambda done: None,
+) -> Sweep:
+    """Compute what the store does not have yet.
+
+    A result is written by the process that computed it, whole or not at all: a kill loses what was under way and
+    nothing else, and where a job keeps its state in its scratch folder, not even that.
+
+    Args:
+        jobs: in the order in which to begin them; equal ones are computed once.
+        store: where results are kept.
+        work: the function that computes a job, as ``module:name`` (see `Work`).
+        workers: processes, of one thread each; 1 computes in this one.
+        retry_failed: compute anew what has failed before.
+        should_stop: asked all the time; jobs under way are told, and stop where they can.
+        on_done: is told of every job that was finished.
+
+    Raises:
+        StoreError: another process works on this store.
+        ValueError: workers below 1.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    unique = list({job.key: job for job in jobs}.values())
+    with _alone(store):
+        if retry_failed:
+            for job in unique:
+                if store.has(job) and store.read(job).failure:
+                    store.forget(job)
+        waiting = [job for job in unique if not store.has(job)]
+        counter = _Counter(len(unique), len(unique) - len(waiting), on_done)
+        several = min(workers, len(waiting)) > 1
+        run = _over_processes if several else _here
+        run(waiting, store, work, workers, should_stop, counter)
+    left = [job for job in waiting if not store.has(job)]
+    failed = sum(bool(store.read(job).failure) for job in unique if store.has(job))
+    return Sweep(len(unique) - len(waiting), len(waiting) - len(left), failed, len(left))
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    lock = FileLock(store.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StoreError(f"another process works on {store.folder}: wait for it, or name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass
+class _Counter:
+    total: int
+    number: int
+    on_done: Callable[[Done], None]
+
+    def tell(self, job: Job, kept: Kept) -> None:
+        self.number += 1
+        self.on_done(Done(job, kept.failure, kept.seconds, self.number, self.total))
+
+
+def _here(
+    jobs: Sequence[Job], store: Store, work: str, workers: int, should_stop: Callable[[], bool], counter: _Counter
+) -> None:
+    function = _loaded(work)
+    for job in jobs:
+        if should_stop():
+            return
+        if _compute(job, store, function, should_stop):
+            counter.tell(job, store.read(job))
+
+
+def _over_processes(
+    jobs: Sequence[Job], store: Store, work: str, workers: int, should_stop: Callable[[], bool], counter: _Counter
+) -> None:
+    """Jobs over processes. Where one dies, all that were under way are begun again, in a new pool."""
+    deaths: dict[str, int] = {}
+    waiting = list(jobs)
+    while waiting and not should_stop():
+        context = multiprocessing.get_context("spawn")
+        halt = context.Event()
+        with ProcessPoolExecutor(workers, context, _begin, (halt, os.getpid())) as pool:
+            suspects = _drain(pool, waiting, store, work, workers, should_stop, halt, counter)
+        for job in suspects:
+            deaths[job.key] = deaths.get(job.key, 0) + 1
+            if deaths[job.key] >= DEATHS and not store.has(job):
+                store.write(job, Kept(None, "its process died twice (out of memory?)", 0.0, _environment()))
+                counter.tell(job, store.read(job))
+        waiting = [job for job in waiting if not store.has(job)]
+        if not suspects:
+            return
+
+
+def _drain(
+    pool: ProcessPoolExecutor,
+    waiting: Sequence[Job],
+    store: Store,
+    work: str,
+    workers: int,
+    should_stop: Callable[[], bool],
+    halt: Any,
+    counter: _Counter,
+) -> list[Job]:
+    """Run jobs until all are done or somebody wants to stop; those that were under way when a process died."""
+    queue, running, suspects = list(waiting), {}, []  # type: ignore[var-annotated]
+    while queue or running:
+        if should_stop():
+            halt.set()
+            queue = []
+        while queue and len(running) < workers and not suspects:
+            job = queue.pop(0)
+            try:
+                future: Future[bool] = pool.submit(_in_process, job, store.folder, work)
+            except BrokenProcessPool:
+                suspects.append(job)
+                break
+            running[future] = job
+        if not running:
+            break
+        finished, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
+        for future in finished:
+            job = running.pop(future)
+            try:
+                written = future.result()
+            except BrokenProcessPool:
+                written = False
+                if not store.has(job):
+                    suspects.append(job)
+            if written or store.has(job):
+                counter.tell(job, store.read(job))
+        if suspects and not running:
+            break
+    return suspects
+
+
+_halt: Any = None
+_parent = 0
+
+
+def _begin(halt: Any, parent: int) -> None:
+    """A worker's start: one thread, and signals are the parent's business."""
+    global _halt, _parent
+    _halt, _parent = halt, parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _told_to_stop() -> bool:
+    return _halt.is_set() or os.getppid() != _parent
+
+
+def _in_process(job: Job, folder: Path, work: str) -> bool:
+    return _compute(job, Store(folder), _loaded(work), _told_to_stop)
+
+
+def _loaded(work: str) -> Work:
+    module, _, name = work.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _compute(job: Job, store: Store, function: Work, should_stop: Callable[[], bool]) -> bool:
+    """Compute a job and keep its result, or why there is none; False where it was stopped."""
+    began = time.monotonic()
+    try:
+        result = function(job, store.scratch(job), should_stop)
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        failure = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+        store.write(job, Kept(None, failure, time.monotonic() - began, _environment()))
+        return True
+    if result is None:
+        return False
+    store.write(job, Kept(result, "", time.monotonic() - began, _environment()))
+    return True
+
+
+def _environment() -> dict[str, Any]:
+    from isthmus.runs.environment import describe_environment
+
+    return describe_environment(device="cpu", dtype="float64", seed=0)
