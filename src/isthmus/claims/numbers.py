@@ -1,6 +1,7 @@
 """Everything that the figures and claims read from one network, as JSON values."""
 
 import math
+from statistics import median
 from typing import Any
 
 import torch
@@ -110,45 +111,42 @@ def network_numbers(
     return dict(_plain(found))
 
 
-def bounds(geodesic: Geodesic) -> list[dict[str, float]]:
+def bounds(geodesic: Geodesic) -> list[dict[str, Any]]:
     """Theorem 4 (E12) in numbers: as stated, with one γ for all p, and pointwise by (E13), with γ_p.
 
-    One γ is γ_0 times the median of ``‖K_p‖_op``. Pointwise, ``−2H/L̃`` lies between
+    One γ is γ_0 times the median of ``‖K_p‖_op``; γ_p is γ_0 times its own. Pointwise, ``−2H/L̃`` lies between
     ``‖A_p‖² − (‖∂_pA‖/L̃ + √γ_p ‖B_p‖)²`` and ``‖A_p‖² + γ_p‖B_p‖²`` at every p, in the norms of ``K_p + γ_pI``: the
     largest lower and the least upper bound over layers are kept.
 
     Returns:
-        One dictionary for each of `GAMMAS`: ``gamma0``, ``gamma``; ``value``, ``lower``, ``upper`` of the first line of
-        the theorem; ``speed_share``, the share of layers at which its second line holds; ``minus_2h_over_l``,
-        ``pointwise_lower``, ``pointwise_upper``.
+        One dictionary for each of `GAMMAS`, and one for γ = 1/L̃ (``gamma0`` None): ``gamma``; ``value``, ``lower``,
+        ``upper`` of the first line of the theorem; ``length``, the path length in it; ``speed_share``, the share of
+        layers at which its second line holds; ``pointwise_lower``, ``pointwise_upper``.
     """
-    leak = geodesic.effective_depth
+    leak, rho = geodesic.effective_depth, geodesic.rho.tolist()
     metrics = [FeatureMetric.from_features(geodesic.activation.features(A)) for A in geodesic.A[:-1]]
-    rho = geodesic.rho.tolist()
     A, B = geodesic.A[:-1], geodesic.M[1:] / leak
     velocity = (geodesic.A[1:] - A) / geodesic.rho[:, None, None]
     H = float(torch.tensor([hamiltonian(a, b, leak, geodesic.activation) for a, b in zip(A, B, strict=True)]).median())
-    low = -2 * H / leak
     squares = B.square().sum(dim=(1, 2)).tolist()
-    sizes = torch.tensor([metric.gamma(1.0) for metric in metrics])
+    sizes = [metric.gamma(1.0) for metric in metrics]
+
+    def norms(gammas: list[float]) -> tuple[list[float], list[float]]:
+        """``‖A_p‖²`` and ``‖∂_pA‖`` by layer."""
+        all_of = list(zip(metrics, A, velocity, gammas, strict=True))
+        return [m.norm_squared(a, g) for m, a, _, g in all_of], [m.norm_squared(v, g) ** 0.5 for m, _, v, g in all_of]
+
     found = []
-    for gamma0 in GAMMAS:
-        gamma = gamma0 * float(sizes.median())
-        costs = [metric.norm_squared(a, gamma) for metric, a in zip(metrics, A, strict=True)]
-        speeds = [metric.norm_squared(v, gamma) ** 0.5 for metric, v in zip(metrics, velocity, strict=True)]
+    for gamma0 in (*GAMMAS, None):
+        gamma = 1 / leak if gamma0 is None else gamma0 * median(sizes)
+        costs, speeds = norms([gamma] * len(metrics))
         length = sum(r * s for r, s in zip(rho, speeds, strict=True))
         bound = theorem4(H, min(costs), length, max(squares), gamma, leak)
         spill = (gamma * max(squares)) ** 0.5
-        second = [
-            -leak * spill <= s - leak * math.sqrt(max(c - low, 0.0)) <= 2 * leak * spill
-            for s, c in zip(speeds, costs, strict=True)
-        ]
-        lowest, highest = [], []
-        for i, metric in enumerate(metrics):
-            own = metric.gamma(gamma0)
-            cost, speed = metric.norm_squared(A[i], own), metric.norm_squared(velocity[i], own) ** 0.5
-            lowest.append(cost - (speed / leak + (own * squares[i]) ** 0.5) ** 2)
-            highest.append(cost + own * squares[i])
+        off = [s - leak * math.sqrt(max(c + 2 * H / leak, 0.0)) for s, c in zip(speeds, costs, strict=True)]
+        own = [gamma] * len(metrics) if gamma0 is None else [gamma0 * size for size in sizes]
+        costs, speeds = norms(own)
+        each = list(zip(costs, speeds, own, squares, strict=True))
         found.append(
             {
                 "gamma0": gamma0,
@@ -156,10 +154,10 @@ def bounds(geodesic: Geodesic) -> list[dict[str, float]]:
                 "value": bound.value,
                 "lower": bound.lower,
                 "upper": bound.upper,
-                "speed_share": sum(second) / len(second),
-                "minus_2h_over_l": low,
-                "pointwise_lower": max(lowest),
-                "pointwise_upper": min(highest),
+                "length": length,
+                "speed_share": sum(-leak * spill <= o <= 2 * leak * spill for o in off) / len(off),
+                "pointwise_lower": max(c - (s / leak + (g * b) ** 0.5) ** 2 for c, s, g, b in each),
+                "pointwise_upper": min(c + g * b for c, _, g, b in each),
             }
         )
     return found
