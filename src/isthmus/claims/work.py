@@ -28,6 +28,10 @@ RULES = {"equidistant": Equidistant(), "irregular": Irregular(), "adaptive": Ada
 """Choices of step-sizes, with the paper's names."""
 
 
+DECAY_STEP = 0.3
+"""Step of log μ on the way down, where what happens between the points is not asked: a third of the time."""
+
+
 class Unfinished(Exception):
     """Somebody asked to stop."""
 
@@ -76,7 +80,7 @@ def branch(settings: Mapping[str, Any], scratch: Path, should_stop: Stop) -> dic
     problem = _critical(settings)
     decays, leaks, tolerance = settings["decays"], settings["leaks"], settings["tolerance"]
     _start(problem, scratch / "start.pt", tolerance, should_stop)
-    down = _followed(problem, "mu", decays, tolerance, scratch / "down.state", should_stop)
+    down = _followed(problem, "mu", decays, tolerance, scratch / "down.state", should_stop, DECAY_STEP)
     lowered = Problem(
         problem.model, problem.x, problem.y, mu=decays[-1], x_test=problem.x_test, y_test=problem.y_test
     )  # fmt: skip
@@ -170,15 +174,23 @@ def _start(problem: Problem, file: Path, tolerance: float, should_stop: Stop) ->
 
 
 def _followed(
-    problem: Problem, parameter: str, values: list[float], tolerance: float, state: Path, should_stop: Stop
+    problem: Problem,
+    parameter: str,
+    values: list[float],
+    tolerance: float,
+    state: Path,
+    should_stop: Stop,
+    step: float | None = None,
 ) -> Branch:
-    """A branch through all of the values, as coarse as they are."""
+    """A branch through all of the values; where a step is given, no step is shortened below it."""
     found = follow(
         problem,
         parameter,
         values[-1],
         start=values[0],
         at=values[1:-1],
+        step=step,
+        resolution=step,
         tolerance=tolerance,
         eigenvalues=False,
         should_stop=should_stop,
@@ -202,7 +214,8 @@ def _read(
             raise Unfinished
         here = found.restore(index)
         kind = kind_of(here).kind.value
-        test = here.score(problem.x_test, problem.y_test)[0] if problem.x_test is not None else None
+        assert problem.x_test is not None and problem.y_test is not None
+        test = here.score(problem.x_test, problem.y_test)[0]
         spectra = found.parameter == "effective_depth" and value == settings["shown"]
         points.append(network_numbers(here.geodesic(), _zero_cost(here), test, kind, spectra=spectra))
     return {

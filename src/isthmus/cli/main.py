@@ -13,6 +13,7 @@ from isthmus.cli.failures import DONE, FAILED, INTERRUPTED, exit_codes, say
 from isthmus.cli.flags import naming_options, with_config_flags
 from isthmus.cli.follow import follow
 from isthmus.cli.probe import probe
+from isthmus.cli.reproduce import claims, reproduce
 from isthmus.cli.shown import page_of, show_folder, write_page
 from isthmus.runs.config import RunConfig, apply_overrides, merge_sections
 from isthmus.runs.folder import RunFolder, free_folder, latest_folder
@@ -108,6 +109,8 @@ def report(run: Run, debug: Debug = False) -> None:
 app.command()(certify)
 app.command()(probe)
 app.command()(follow)
+app.command()(reproduce)
+app.command()(claims)
 
 
 def _settle(
