@@ -12,6 +12,7 @@ from isthmus.claims.work import RULES
 
 SOURCE = "arXiv:2405.17573"
 ORDER = (PAPER, CRITICAL)
+NONE = "There is no such network yet."
 
 
 def pictures(study: Study, figures: Sequence[str]) -> tuple[Picture, ...]:
@@ -70,10 +71,9 @@ def figure1b(study: Study) -> Picture:
         "figure1b",
         f"Figure 1b: spectra of A and W along p, L̃ = {study.size.shown:g}",
         f"A few singular values stay large inside, all others decay ({SOURCE}, Figure 1b).",
-        " ".join(_said_1b(study, n) for n in networks),
+        " ".join(_said_1b(n) for n in networks) or NONE,
         "spectra",
         networks=tuple(network for network, _ in networks),
-        notes=() if networks else ("There is no such network yet.",),
     )
 
 
@@ -84,10 +84,9 @@ def figure1c(study: Study) -> Picture:
         "figure1c",
         f"Figure 1c: energies and the Hamiltonian along p, L̃ = {study.size.shown:g}",
         f"Kinetic and potential energy balance, and H is constant along p ({SOURCE}, Figure 1c).",
-        " ".join(_said_1c(n) for n in networks),
+        " ".join(_said_1c(n) for n in networks) or NONE,
         "energies",
         networks=tuple(network for network, _ in networks),
-        notes=() if networks else ("There is no such network yet.",),
     )
 
 
@@ -120,7 +119,7 @@ def figure2b(study: Study) -> Picture:
     found = None if ways is None else ways["adaptive"]
     if found is None or "spectra_w" not in found:
         networks: tuple[Network, ...] = ()
-        finding = "There is no such network yet." if ways is None else "The network has collapsed."
+        finding = NONE if ways is None else "The network has collapsed."
     else:
         networks = (_network(f"adaptive, L = {study.size.mesh_shown}, seed 0", found),)
         inner = [sum(s > 0.1 * row[0] for s in row) for row in networks[0].spectra_w]
@@ -143,7 +142,7 @@ def figure2c(study: Study) -> Picture:
     """Paths in two dimensions under each choice of step-sizes."""
     ways = study.ways()
     lines: tuple[Way, ...] = ()
-    finding = "There are no such networks yet."
+    finding = NONE
     if ways is not None:
         lines = tuple(
             Way(rule, bool(ways[rule]["values"]["certified"]), tuple(ways[rule]["way"][0]), tuple(ways[rule]["way"][1]))
@@ -184,7 +183,7 @@ def figure3(study: Study) -> Picture:
         "figure3",
         "Figure 3: what stays bounded as L̃ grows",
         f"The path length, ‖B_p‖ and ‖B_pσ(A_p)ᵀ‖ stay bounded as L̃ grows ({SOURCE}, Figure 3).",
-        f"From the least L̃ to the largest: {'; '.join(words)}." if words else "There are no such networks yet.",
+        f"From the least L̃ to the largest: {'; '.join(words)}." if words else NONE,
         "curves",
         plots=tuple(plots),
         notes=_missing(study),
@@ -286,7 +285,7 @@ def _said_1a(study: Study, reading: str) -> str:
     )
 
 
-def _said_1b(study: Study, shown: tuple[Network, Found]) -> str:
+def _said_1b(shown: tuple[Network, Found]) -> str:
     network, found = shown
     above = [sum(s > 0.01 * row[0] for s in row) for row in network.spectra_a]
     inside = above[1:-1]
@@ -304,8 +303,8 @@ def _said_1c(shown: tuple[Network, Found]) -> str:
     kinetic = [v for v in network.layers["kinetic_stable"] if v is not None]
     where = "a critical point" if network.certified else f"residual {network.residual:.1g}"
     return (
-        f"{network.label.split(',')[0].capitalize()} ({where}): H varies by {max(H) - min(H):.2g} over layers, the "
-        f"kinetic energy by {max(kinetic) - min(kinetic):.2g}."
+        f"{network.label.split(',')[0].capitalize()} ({where}): H varies by {max(H) - min(H):.3g} over layers, the "
+        f"kinetic energy by {max(kinetic) - min(kinetic):.3g}."
     )
 
 
@@ -321,7 +320,7 @@ def _said_2a(curves: dict[str, Curve]) -> str:
         words.append(
             f"{rule} step-sizes have a lower median test cost than equal ones at {better} of {len(curve.x)} depths"
         )
-    return f"Here {'; '.join(words)}." if words else "There are no such networks yet."
+    return f"Here {'; '.join(words)}." if words else NONE
 
 
 def _unevenness(way: Way) -> float:

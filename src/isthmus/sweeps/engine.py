@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -154,7 +155,7 @@ def _over_processes(
     while waiting and not should_stop():
         context = multiprocessing.get_context("spawn")
         halt = context.Event()
-        with ProcessPoolExecutor(workers, context, _begin, (halt, os.getpid())) as pool:
+        with ProcessPoolExecutor(workers, context, _begin, (halt,)) as pool:
             suspects = _drain(pool, waiting, store, work, workers, should_stop, halt, counter)
         for job in suspects:
             deaths[job.key] = deaths.get(job.key, 0) + 1
@@ -209,26 +210,41 @@ def _drain(
 
 
 _halt: Any = None
-_parent = 0
+_orphaned = threading.Event()
+_busy = threading.Lock()
 
 
-def _begin(halt: Any, parent: int) -> None:
-    """A worker's start: one thread, and signals are the parent's business."""
-    global _halt, _parent
-    _halt, _parent = halt, parent
+def _begin(halt: Any) -> None:
+    """A worker's start: one thread, signals are the parent's business, and it does not outlive the parent."""
+    global _halt
+    _halt = halt
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_watch, daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
 
 
+def _watch() -> None:
+    """Wait for the parent's death, let the job under way stop or end, and leave: the pool alone would wait forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    _orphaned.set()
+    with _busy:
+        os._exit(1)
+
+
 def _told_to_stop() -> bool:
-    return _halt.is_set() or os.getppid() != _parent
+    return _orphaned.is_set() or _halt.is_set()
 
 
 def _in_process(job: Job, folder: Path, work: str) -> bool:
-    return _compute(job, Store(folder), _loaded(work), _told_to_stop)
+    with _busy:
+        if _orphaned.is_set():
+            return False
+        return _compute(job, Store(folder), _loaded(work), _told_to_stop)
 
 
 def _loaded(work: str) -> Work:
