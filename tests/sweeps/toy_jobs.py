@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+import torch
+
 
 def square(job, scratch, should_stop):
     """Notes that it ran; fails, dies or waits where its settings say so."""
@@ -24,7 +26,7 @@ def square(job, scratch, should_stop):
         if should_stop():
             return None
         time.sleep(0.01)
-    return {"square": settings["x"] ** 2}
+    return {"square": settings["x"] ** 2, "threads": torch.get_num_threads()}
 
 
 def counted(job, scratch, should_stop):

@@ -161,7 +161,7 @@ def _start(problem: Problem, file: Path, tolerance: float, should_stop: Stop) ->
         problem.model.load_state_dict(torch.load(file, weights_only=True))
         return
     found = solve(problem, "geodesic", tolerance=tolerance, should_stop=should_stop)
-    if found.status is Status.INTERRUPTED:
+    if should_stop():  # asked of the solver's last steps as well: it may have ended earlier than it would have
         raise Unfinished
     assert found.certificate is not None
     if found.certificate.residual_max > tolerance:

@@ -157,9 +157,8 @@ class _Study:
                 on_plan=progress.plan,
             )
         if found.sweep.left:
-            say(
-                f"interrupted: {found.sweep.left} computations are left, the others are kept; go on with: {self.command}"
-            )
+            left = f"{found.sweep.left} computations are left, the others are kept"
+            say(f"interrupted: {left}; go on with: {self.command}")
             return INTERRUPTED
         return self._shown(found, report)
 

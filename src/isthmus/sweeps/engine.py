@@ -17,6 +17,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from isthmus.runs.environment import describe_environment
+from isthmus.runs.execution import threads
 from isthmus.sweeps.job import Job
 from isthmus.sweeps.store import Kept, Store, StoreError
 
@@ -139,11 +141,12 @@ def _here(
     jobs: Sequence[Job], store: Store, work: str, workers: int, should_stop: Callable[[], bool], counter: _Counter
 ) -> None:
     function = _loaded(work)
-    for job in jobs:
-        if should_stop():
-            return
-        if _compute(job, store, function, should_stop):
-            counter.tell(job, store.read(job))
+    with threads(1):  # as in processes: sums over other numbers of threads differ in their last bits
+        for job in jobs:
+            if should_stop():
+                return
+            if _compute(job, store, function, should_stop):
+                counter.tell(job, store.read(job))
 
 
 def _over_processes(
@@ -271,6 +274,4 @@ def _compute(job: Job, store: Store, function: Work, should_stop: Callable[[], b
 
 
 def _environment() -> dict[str, Any]:
-    from isthmus.runs.environment import describe_environment
-
     return describe_environment(device="cpu", dtype="float64", seed=0)
