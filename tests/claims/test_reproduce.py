@@ -5,29 +5,13 @@ import json
 from dataclasses import replace
 
 import pytest
+from tiny import TINY
 
 from isthmus.claims.plan import FIGURES, branch_job, plan, trained_job
 from isthmus.claims.reproduce import reproduce
-from isthmus.claims.sizes import PAPER, QUICK, SIZES, SMALL
+from isthmus.claims.sizes import PAPER, SIZES, SMALL
 from isthmus.claims.work import work
 from isthmus.sweeps import Store, StoreError
-
-TINY = replace(
-    QUICK,
-    name="tiny",
-    dims=(3, 1, 3),
-    deep_dims=(3, 2, 1, 3),
-    width=6,
-    rows=20,
-    depth=6,
-    steps=30,
-    leaks=(2.0, 3.0),
-    shown=3.0,
-    decays=(0.06, 0.04),
-    mu=0.04,
-    mesh_depths=(4, 5),
-    mesh_shown=5,
-)
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def figure1a(study: Study) -> Picture:
         plots.append(
             Plot(
                 READINGS[reading],
-                "effective depth {L~}",
+                "effective depth {L}",
                 "dimensions",
                 tuple(c for c in curves if c is not None),
                 ((float(kept), f"k* = {kept}"),),
@@ -108,7 +108,7 @@ def figure2a(study: Study) -> Picture:
         _said_2a(best),
         "curves",
         plots=(
-            Plot(READINGS[PAPER], "layers {L}", "test cost", tuple(best.values())),
+            Plot(READINGS[PAPER], "number of layers L", "test cost", tuple(best.values())),
         ),
     )  # fmt: skip
 
@@ -177,7 +177,7 @@ def figure3(study: Study) -> Picture:
             for reading in ORDER
         ]
         kept = tuple(c for c in curves if c is not None)
-        plots.append(Plot(title, "effective depth {L~}", label, kept))
+        plots.append(Plot(title, "effective depth {L}", label, kept))
         words += [f"{title} {_change(c)} {c.label}" for c in kept if len(c.x) > 1]
     return Picture(
         "figure3",
@@ -244,7 +244,7 @@ def _shown(study: Study, usable: Callable[[Found], bool]) -> list[tuple[Network,
         for seed in range(study.seeds):
             network = study.network(reading, seed, study.size.shown)
             if network is not None and usable(network):
-                label = f"{READINGS[reading]}, {{L~}} = {study.size.shown:g}, seed {seed}"
+                label = f"{READINGS[reading]}, {{L}} = {study.size.shown:g}, seed {seed}"
                 found.append((_network(label, network), network))
                 break
     return found

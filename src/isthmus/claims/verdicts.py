@@ -42,11 +42,12 @@ class Rule:
             raise ValueError(f"a rule needs a range with a border, low ≤ high, got {self.low} to {self.high}")
 
     def __str__(self) -> str:
+        low, high = (f"{border:g}".replace("-", "−") for border in (self.low, self.high))
         if self.low == -math.inf:
-            return f"≤ {self.high:g}"
+            return f"≤ {high}"
         if self.high == math.inf:
-            return f"≥ {self.low:g}"
-        return f"= {self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
+            return f"≥ {low}"
+        return f"= {low}" if self.low == self.high else f"{low} to {high}"
 
     def judge(self, interval: Interval) -> Verdict:
         """The verdict on an estimate with its interval.

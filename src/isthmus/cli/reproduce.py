@@ -166,9 +166,9 @@ class _Study:
         for job, why in found.failures:
             say(f"failed: {job.kind}, seed {job.settings['seed']}: {why}")
         if found.failures:
-            say(
-                f"{len(found.failures)} computations failed and are left out; again with --retry-failed: {self.command}"
-            )
+            count = len(found.failures)
+            words = "1 computation failed and is" if count == 1 else f"{count} computations failed and are"
+            say(f"{words} left out of all figures; try again: {self.command} --retry-failed")
         if not self.quiet:
             if self.claims:
                 from rich.console import Console

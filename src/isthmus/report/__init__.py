@@ -1,4 +1,4 @@
-"""Reports of a run, of a branch and of a profile: a self-contained page, printed figures, tables for the terminal."""
+"""Reports of a run, a branch, a profile or a study: a self-contained page, printed figures, terminal tables."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from isthmus.report.branch.page import write_branch_page
     from isthmus.report.branch.terminal import plain_branch, render_branch
+    from isthmus.report.claims.page import write_claims_page
+    from isthmus.report.claims.terminal import plain_claims, render_claims
     from isthmus.report.profile.data import ProfileData, null_controls
     from isthmus.report.profile.page import write_profile_page
     from isthmus.report.profile.terminal import render_profile
@@ -20,14 +22,17 @@ _HOMES = {
     "RunFolderError": "isthmus.runs.folder",
     "load_run": "isthmus.runs.reader",
     "write_branch_page": "branch.page",
+    "write_claims_page": "claims.page",
     "write_profile_page": "profile.page",
     "write_report": "run.page",
     "layer_table": "run.terminal",
     "null_controls": "profile.data",
     "plain_branch": "branch.terminal",
+    "plain_claims": "claims.terminal",
     "plain_text": "run.terminal",
     "render": "run.terminal",
     "render_branch": "branch.terminal",
+    "render_claims": "claims.terminal",
     "render_profile": "profile.terminal",
     "state_table": "run.terminal",
     "summary_table": "run.terminal",
@@ -41,13 +46,16 @@ __all__ = [
     "load_run",
     "null_controls",
     "plain_branch",
+    "plain_claims",
     "plain_text",
     "render",
     "render_branch",
+    "render_claims",
     "render_profile",
     "state_table",
     "summary_table",
     "write_branch_page",
+    "write_claims_page",
     "write_profile_page",
     "write_report",
 ]

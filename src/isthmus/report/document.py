@@ -15,8 +15,6 @@ from isthmus.report.style import web
 from isthmus.report.tables import Table
 from isthmus.report.web import specification
 
-FORMATS = ("svg", "pdf")
-
 
 class Document(ABC):
     """A page with its figures. Another kind of document is one more of these, in a room of its own.
@@ -25,11 +23,13 @@ class Document(ABC):
         file: name of the page in its folder.
         template: of the page, in ``templates/``; it extends ``base.html.j2`` and says where figures and tables stand.
         keys: of all figures that it may have: files of those that it has no data for are deleted.
+        formats: of the figures' files; SVG among them, which the page shows in print.
     """
 
     file: ClassVar[str]
     template: ClassVar[str]
     keys: ClassVar[tuple[str, ...]]
+    formats: ClassVar[tuple[str, ...]] = ("svg", "pdf")
 
     @property
     @abstractmethod
@@ -54,7 +54,7 @@ class Document(ABC):
         """Likewise."""
 
     def write(self, folder: Path) -> Path:
-        """Write the page and ``figures/KEY.svg`` and ``.pdf``; earlier ones are replaced. Returns the page's path.
+        """Write the page and ``figures/KEY.FORMAT``; earlier ones are replaced. Returns the page's path.
 
         Raises:
             ImportError: plotly, matplotlib or jinja2 is not installed.
@@ -63,7 +63,7 @@ class Document(ABC):
             require(package)
         folder.mkdir(parents=True, exist_ok=True)
         figures = self.figures()
-        pictures = _write_figures(folder, figures, self.keys)
+        pictures = _write_figures(folder, figures, self.keys, self.formats)
         return write_bytes(folder / self.file, self.render(figures, pictures).encode("utf-8"))
 
     def render(self, figures: tuple[Figure, ...], pictures: Mapping[str, bytes]) -> str:
@@ -92,24 +92,27 @@ class Document(ABC):
                 figures=[_figure(figure, pictures.get(figure.key), markup) for figure in figures],
                 tables=self.tables(),
                 plots=markup(_plots(figures)),
+                formats=self.formats,
                 plotly_script=markup(require("plotly.offline").get_plotlyjs()),
                 **self.sections(),
             )
         )
 
 
-def _write_figures(folder: Path, figures: tuple[Figure, ...], keys: tuple[str, ...]) -> dict[str, bytes]:
-    """Write ``figures/KEY.svg`` and ``.pdf`` into a folder, delete those of other `keys`; the SVG files by key."""
+def _write_figures(
+    folder: Path, figures: tuple[Figure, ...], keys: tuple[str, ...], formats: tuple[str, ...]
+) -> dict[str, bytes]:
+    """Write ``figures/KEY.FORMAT`` into a folder, delete those of other `keys`; the SVG files by key."""
     target = folder / "figures"
     target.mkdir(exist_ok=True)
     pictures: dict[str, bytes] = {}
     for figure in figures:
-        for suffix, content in draw(figure, FORMATS).items():
+        for suffix, content in draw(figure, formats).items():
             write_bytes(target / f"{figure.key}.{suffix}", content)
             if suffix == "svg":
                 pictures[figure.key] = content
     for key in keys:
-        for suffix in FORMATS:
+        for suffix in formats:
             if key not in pictures:
                 (target / f"{key}.{suffix}").unlink(missing_ok=True)
     return pictures

@@ -1,4 +1,4 @@
-"""Panels by matplotlib: SVG and PDF files for print and for slides, the same bytes for the same run."""
+"""Panels by matplotlib: SVG, PDF and PNG files for print and for slides, the same bytes for the same run."""
 
 import io
 from collections.abc import Callable
@@ -8,6 +8,9 @@ from isthmus.report._numbers import number, positive, show
 from isthmus.report._optional import require
 from isthmus.report.spec import Figure, Panel, Series, short_log_ticks
 from isthmus.report.style import BAND, GREY, GRID, INK, SCALE, tex
+
+DPI = 200
+"""Of PNG files."""
 
 _RC: dict[str, Any] = {
     "svg.hashsalt": "isthmus",
@@ -36,6 +39,7 @@ _RC: dict[str, Any] = {
 _METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": "isthmus"},
     "pdf": {"CreationDate": None, "ModDate": None, "Creator": "isthmus", "Producer": None},
+    "png": {"Software": "isthmus"},
 }
 _DASHES: dict[str, Any] = {"solid": "-", "dash": (0, (5, 2.5)), "dot": (0, (1, 1.6))}
 
@@ -69,7 +73,7 @@ def draw(figure: Figure, formats: tuple[str, ...] = ("svg", "pdf")) -> dict[str,
 def _save(page: Any, name: str) -> bytes:
     """The bytes of one file."""
     buffer = io.BytesIO()
-    page.savefig(buffer, format=name, metadata=_METADATA[name], facecolor="white")
+    page.savefig(buffer, format=name, metadata=_METADATA[name], facecolor="white", dpi=DPI)
     return buffer.getvalue()
 
 
@@ -131,9 +135,12 @@ def _series(ax: Any, series: Series, log: bool) -> None:
     label = tex(series.label) if series.label else "_"
     points = series.size**2 * 0.45
     if series.error:
-        bars = [nan if (v := number(value)) is None else v for value in series.error]
+        above, below = (
+            [nan if (v := number(value)) is None else v for value in bars]
+            for bars in (series.error, series.error_below or series.error)
+        )
         colour = series.colour if isinstance(series.colour, str) else GREY
-        ax.errorbar(x, y, yerr=bars, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2)
+        ax.errorbar(x, y, yerr=[below, above], fmt="none", ecolor=colour, elinewidth=0.9, capsize=2)
     if isinstance(series.colour, str) and series.dash != "none":
         style: dict[str, Any] = {
             "color": series.colour,

@@ -25,6 +25,7 @@ class Series:
         step: draw as a staircase, each y held to the next x.
         hover: text per point for the page; empty for plain coordinates.
         error: standard error of each y, drawn as bars; None where there is none; empty for no bars.
+        error_below: length of the bar below, where it is another than above; empty for the same.
     """
 
     x: Sequence[Value]
@@ -39,6 +40,7 @@ class Series:
     step: bool = False
     hover: Sequence[str] = ()
     error: Sequence[Value] = ()
+    error_below: Sequence[Value] = ()
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,7 @@ def _trace(series: Series, log: bool) -> dict[str, Any]:
         trace["error_y"] = {
             "type": "data",
             "array": rounded(series.error),
+            **({"symmetric": False, "arrayminus": rounded(series.error_below)} if series.error_below else {}),
             "color": colour if isinstance(colour, str) else GREY,
             "thickness": 1.2,
             "width": 3,
