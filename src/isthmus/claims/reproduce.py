@@ -84,10 +84,12 @@ def reproduce(
     """
     check(figures, seeds)
     store, jobs = Store(folder), plan(figures, size, seeds)
-    on_plan(len(jobs), sum(map(store.has, jobs)), store.lost(jobs))
+    lost = store.lost(jobs)
+    if retry_failed:
+        store.forget_failures(jobs)
+    on_plan(len(jobs), sum(map(store.has, jobs)), lost)
     ended = sweep(
-        jobs, store, "isthmus.claims.work:work", workers=workers, retry_failed=retry_failed,
-        should_stop=should_stop, on_done=on_done,
+        jobs, store, "isthmus.claims.work:work", workers=workers, should_stop=should_stop, on_done=on_done
     )  # fmt: skip
     kept = {job.key: store.read(job) for job in jobs if store.has(job)}
     failures = tuple((job, kept[job.key].failure) for job in jobs if job.key in kept and kept[job.key].failure)

@@ -73,7 +73,6 @@ def sweep(
     work: str,
     *,
     workers: int = 1,
-    retry_failed: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     on_done: Callable[[Done], None] = lambda done: None,
 ) -> Sweep:
@@ -83,11 +82,11 @@ def sweep(
     nothing else, and where a job keeps its state in its scratch folder, not even that.
 
     Args:
-        jobs: in the order in which to begin them; equal ones are computed once.
+        jobs: in the order in which to begin them; equal ones are computed once. Those that failed before count as done:
+            see `Store.forget_failures`.
         store: where results are kept.
         work: the function that computes a job, as ``module:name`` (see `Work`).
         workers: processes, of one thread each; 1 computes in this one.
-        retry_failed: compute anew what has failed before.
         should_stop: asked all the time; jobs under way are told, and stop where they can.
         on_done: is told of every job that was finished.
 
@@ -99,10 +98,6 @@ def sweep(
         raise ValueError(f"workers must be at least 1, got {workers}")
     unique = list({job.key: job for job in jobs}.values())
     with _alone(store):
-        if retry_failed:
-            for job in unique:
-                if store.has(job) and store.read(job).failure:
-                    store.forget(job)
         waiting = [job for job in unique if not store.has(job)]
         counter = _Counter(len(unique), len(unique) - len(waiting), on_done)
         several = min(workers, len(waiting)) > 1

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,9 +113,11 @@ class Store:
             journal.write(json.dumps({"name": job.name}) + "\n")
         shutil.rmtree(self.scratch(job), ignore_errors=True)
 
-    def forget(self, job: Job) -> None:
-        """Delete a job's result: it will be computed anew."""
-        self.file(job).unlink(missing_ok=True)
+    def forget_failures(self, jobs: Iterable[Job]) -> None:
+        """Delete what is kept of jobs that failed: they will be computed anew."""
+        for job in jobs:
+            if self.has(job) and self.read(job).failure:
+                self.file(job).unlink()
 
     def lost(self, jobs: list[Job]) -> list[Job]:
         """Those that were done once, and whose file is gone."""
