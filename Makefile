@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo figure1 docs-figures test lint types slow bench clean
+.PHONY: help install demo figure1 docs-figures results test lint types slow bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -28,6 +28,11 @@ figure1: $(STAMP)  ## train the network of the paper's Figure 1 and show it: run
 
 docs-figures: demo  ## draw the curve of docs/how-to/branches.md anew
 	cp runs/demo-branch/figures/curve.svg docs/images/branch-curve.svg
+
+results: $(STAMP)  ## the paper's figures and claims, with ten seeds (two hours): docs/results.md and results/
+	$(BIN)/isthmus reproduce all
+	$(BIN)/isthmus claims
+	$(BIN)/python docs/write_results.py runs/paper
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from isthmus.claims.plan import branch_job, mesh_job, trained_job, ways_job
+from isthmus.claims.plan import branch_job, mesh_job, minima_job, trained_job, ways_job
 from isthmus.claims.sizes import SMALL
 from isthmus.claims.study import Study
 
@@ -17,7 +17,7 @@ def network(leak, true, seed, *, mu=SIZE.mu, certified=True, test_cost=1.0):
     low = k - 1.5 + 1.4 * t - small if true else k + 1.3 - 0.3 * t + small
     high = k + 1 - 0.9 * t + small if true else k - 1 + 0.5 * t - small
     p = [(i + 1) / LAYERS for i in range(LAYERS)]
-    fast = [5.0 if i in (0, LAYERS - 1) else 0.1 for i in range(LAYERS)] if true else [1.0] * LAYERS
+    fast = [5.0 if i in ((0, LAYERS - 1) if true else (LAYERS // 2,)) else 0.1 for i in range(LAYERS)]
     potential = [-3.0 - 5 * (i % 2) for i in range(LAYERS)]
     kinetic = [1 - v if true else -3 * v for v in potential]
     spread = small if true else 1.0 + small
@@ -98,6 +98,8 @@ def study(of, seeds=10, *, size=SIZE, without=(), uncertified=()):
             # by the recipe, networks are no critical points, whatever the paper says of the rest
             job = trained_job(size, seed, leak)
             results[job.key] = network(leak, true, seed, certified=False)
+        against = {"minima": 5, "open": 0, "negative": 0, "off_rank": 0, "against": 0 if true else 2, "ranks": [1]}
+        results[minima_job(size, seed).key] = against
         falls = 1 if true else -1
         points = [network(size.leaks[0], true, seed, mu=mu, certified=good) for mu in size.decays]
         for i, point in enumerate(points):

@@ -22,11 +22,11 @@ def whole(tmp_path_factory):
 
 def numbers(folder):
     store = Store(folder)
-    return {job.key: store.read(job).result for job in plan(FIGURES, TINY, 1)}
+    return {job.key: store.read(job).result for job in plan(FIGURES, TINY, 1, claims=True)}
 
 
 def test_figures_data_and_table_are_written_and_agree_with_what_is_returned(whole):
-    assert (whole.sweep.done, whole.sweep.failed, whole.failures) == (10, 0, ())
+    assert (whole.sweep.done, whole.sweep.failed, whole.failures) == (11, 0, ())
     for picture in whole.pictures:
         stored = json.loads((whole.folder / "figures" / f"{picture.key}.json").read_text())
         assert stored["title"] == picture.title and stored["finding"] == picture.finding
@@ -54,7 +54,7 @@ def test_networks_by_the_recipe_are_not_called_critical_and_points_of_branches_a
 
 def test_a_second_call_computes_nothing_and_a_larger_study_only_what_is_new(whole):
     again = reproduce(whole.folder, TINY, 1)
-    assert (again.sweep.done, again.sweep.skipped) == (0, 10)
+    assert (again.sweep.done, again.sweep.skipped) == (0, 11)
     assert again.pictures == whole.pictures
     more = reproduce(whole.folder, TINY, 2, ["figure2"])
     assert (more.sweep.done, more.sweep.skipped) == (6, 7)
@@ -79,11 +79,11 @@ def test_what_was_deleted_or_damaged_is_named_and_computed_again(whole, tmp_path
     import shutil
 
     folder = shutil.copytree(whole.folder, tmp_path / "study")
-    jobs = plan(FIGURES, TINY, 1)
+    jobs = plan(FIGURES, TINY, 1, claims=True)
     Store(folder).file(jobs[1]).unlink()
     told = []
     found = reproduce(folder, TINY, 1, on_plan=lambda total, there, lost: told.append((total, there, lost)))
-    assert told == [(10, 9, [jobs[1]])] and found.sweep.done == 1
+    assert told == [(11, 10, [jobs[1]])] and found.sweep.done == 1
     assert numbers(folder) == numbers(whole.folder)
     Store(folder).file(jobs[2]).write_text("{}")
     with pytest.raises(StoreError, match=rf"{jobs[2].name}.json is damaged"):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from isthmus.claims.intervals import stratified_interval
-from isthmus.claims.pictures import CRITICAL, PAPER, READINGS
+from isthmus.claims.pictures import CRITICAL, PAPER, READINGS, SEARCH
 from isthmus.claims.study import Numbers, Study, column, value
 from isthmus.claims.verdicts import Row, Rule
 from isthmus.thresholds import CRITICAL as CRITICAL_RESIDUAL
@@ -232,6 +232,20 @@ def _holds(network: Numbers) -> float:
 def _narrowest(network: Numbers, lower: str, upper: str) -> float:
     widths = [b[upper] - b[lower] for b in network["bounds"] if b[upper] is not None and b[lower] is not None]
     return min(widths, default=math.nan)
+
+
+def _mid_path(network: Numbers) -> float:
+    """Whether a layer in ``1/4 < p < 3/4`` is fast (above half the mean speed) with slow layers before and behind."""
+    rho, speed, end = (column(network, name) for name in ("rho", "speed_k", "p"))
+    half = 0.5 * sum(r * s for r, s in zip(rho, speed, strict=True)) / sum(rho)
+    slow = [s <= half for s in speed]
+    inner = [i for i, (p, r) in enumerate(zip(end, rho, strict=True)) if 0.25 < p - r / 2 < 0.75]
+    return float(any(not slow[i] and any(slow[:i]) and any(slow[i + 1 :]) for i in inner))
+
+
+def _against(study: Study, reading: str, seed: int) -> float:
+    found = study.minima(seed)
+    return math.nan if found is None or not found["minima"] else found["against"] / found["minima"]
 
 
 def _better(rule: str, deeper: bool = False) -> Callable[[Study, str], Strata]:
@@ -480,6 +494,25 @@ CATALOGUE: tuple[Claim, ...] = (
         Rule(high=0.25),
         BOTH,
         _ends(lambda first, last: _middle_length(last)),
+    ),
+    Claim(
+        "mid-path",
+        "The representation never jumps in the middle of the path.",
+        "asked by the paper's readers",
+        "share of networks along L̃ with a fast layer in the middle half of p that has slow ones before and behind",
+        Rule(high=0.05),
+        BOTH,
+        _over(_mid_path, lambda values: sum(values) / len(values)),
+    ),
+    Claim(
+        "minima",
+        "Minima of the COI that stay minima when a neuron is added are non-negative, with COI = rank.",
+        f"{OURS}, section 3",
+        "share of the minima found from random starts that are not",
+        Rule(high=0.0),
+        (SEARCH,),
+        _each(_against),
+        note="Counted as networks: minima that the search was led to; as certified: those that have converged.",
     ),
     Claim(
         "length",

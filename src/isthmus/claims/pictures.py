@@ -5,10 +5,11 @@ A picture is written to ``figures/KEY.json`` and drawn from there (`isthmus.repo
 
 from dataclasses import dataclass, field
 
-PAPER, CRITICAL = "paper", "critical"
-"""The two readings: networks trained by the paper's recipe, and critical points that were followed."""
+PAPER, CRITICAL, SEARCH = "paper", "critical", "search"
+"""Two readings of a figure: networks trained by the paper's recipe, and critical points that were followed. Claims
+about the cost of identity alone are read from representations that a search found."""
 
-READINGS = {PAPER: "as the paper trains", CRITICAL: "at critical points"}
+READINGS = {PAPER: "as the paper trains", CRITICAL: "at critical points", SEARCH: "minima that were searched for"}
 """What each is called."""
 
 Numbers = tuple[float | None, ...]

@@ -77,13 +77,19 @@ def ways_job(size: Size, seed: int) -> Job:
     )
 
 
-def plan(figures: Iterable[str], size: Size, seeds: int) -> list[Job]:
+def minima_job(size: Size, seed: int) -> Job:
+    """The search for minima of the cost of identity."""
+    return Job("minima", {"width": 3, "rows": 4, "starts": size.starts, "seed": seed}, VERSIONS["minima"])
+
+
+def plan(figures: Iterable[str], size: Size, seeds: int, claims: bool = False) -> list[Job]:
     """The jobs of figures: seed by seed, so that a study that was cut off has whole seeds.
 
     Args:
         figures: of `FIGURES`.
         size: of the networks.
         seeds: 0 … seeds − 1.
+        claims: with what only claims need.
 
     Raises:
         ValueError: seeds below 1, or another figure.
@@ -99,6 +105,8 @@ def plan(figures: Iterable[str], size: Size, seeds: int) -> list[Job]:
             if seed == 0:
                 jobs.append(ways_job(size, seed))
             jobs += [mesh_job(size, seed, depth, rule) for depth in size.mesh_depths for rule in RULES]
+        if claims and "figure1" in wanted:
+            jobs.append(minima_job(size, seed))
     return jobs
 
 

@@ -83,7 +83,7 @@ def reproduce(
         ImportError: scipy is not installed.
     """
     check(figures, seeds)
-    store, jobs = Store(folder), plan(figures, size, seeds)
+    store, jobs = Store(folder), plan(figures, size, seeds, claims)
     lost = store.lost(jobs)
     if retry_failed:
         store.forget_failures(jobs)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from isthmus.claims.pictures import CRITICAL, PAPER
-from isthmus.claims.plan import branch_job, mesh_job, trained_job, ways_job
+from isthmus.claims.pictures import CRITICAL, PAPER, SEARCH
+from isthmus.claims.plan import branch_job, mesh_job, minima_job, trained_job, ways_job
 from isthmus.claims.sizes import Size
 from isthmus.sweeps import Job, Store
 
@@ -87,8 +87,19 @@ class Study:
         """The networks of Figures 2b and 2c by rule, of seed 0."""
         return self.results.get(ways_job(self.size, 0).key)
 
+    def minima(self, seed: int) -> dict[str, Any] | None:
+        """What the search for minima of the cost of identity found; None where there was none."""
+        return self.results.get(minima_job(self.size, seed).key)
+
     def counted(self, reading: str) -> tuple[int, int]:
-        """How many networks along L̃ there are, and how many of them are certified critical points."""
+        """How many networks along L̃ there are, and how many of them are certified critical points.
+
+        Of the search: minima that it was led to, and those of them that have converged.
+        """
+        if reading == SEARCH:
+            found = [m for seed in range(self.seeds) if (m := self.minima(seed)) is not None]
+            converged = sum(m["minima"] for m in found)
+            return converged + sum(m["open"] for m in found), converged
         networks = [network for seed in range(self.seeds) for network in self.along(reading, seed)]
         return len(networks), sum(bool(network["values"]["certified"]) for network in networks)
 
@@ -118,4 +129,4 @@ def column(network: Numbers, name: str) -> list[float]:
     return [math.nan if v is None else float(v) for v in values]
 
 
-__all__ = ["CRITICAL", "PAPER", "Numbers", "Study", "column", "value"]
+__all__ = ["CRITICAL", "PAPER", "SEARCH", "Numbers", "Study", "column", "value"]

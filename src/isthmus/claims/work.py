@@ -13,6 +13,7 @@ from torch import Tensor
 from isthmus.activations import ReLU, SmoothReLU
 from isthmus.branches import Branch, follow
 from isthmus.certificate import kind_of
+from isthmus.claims.minima import search
 from isthmus.claims.numbers import network_numbers
 from isthmus.mesh import Adaptive, Equidistant, Irregular, MeshScheduler
 from isthmus.model import LeakyResNet
@@ -93,12 +94,18 @@ def branch(settings: Mapping[str, Any], scratch: Path, should_stop: Stop) -> dic
     }
 
 
+def minima(settings: Mapping[str, Any], scratch: Path, should_stop: Stop) -> dict[str, Any]:
+    """Minima of the cost of identity; see `isthmus.claims.minima`."""
+    return search(settings["width"], settings["rows"], settings["starts"], settings["seed"])
+
+
 KINDS: dict[str, Callable[[Mapping[str, Any], Path, Stop], dict[str, Any]]] = {
     "trained": trained,
     "ways": ways,
     "branch": branch,
+    "minima": minima,
 }
-VERSIONS = {"trained": 1, "ways": 1, "branch": 1}
+VERSIONS = {"trained": 1, "ways": 1, "branch": 1, "minima": 1}
 """Raised where the numbers of a kind change: they are then computed again."""
 
 
