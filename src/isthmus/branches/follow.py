@@ -14,8 +14,9 @@ from pathlib import Path
 
 from isthmus.branches.branch import Branch, BranchPoint
 from isthmus.branches.family import Family, ProblemFamily
-from isthmus.branches.follower import AtFold, Follower, Settings
+from isthmus.branches.follower import Follower
 from isthmus.branches.saved import load, save
+from isthmus.branches.settings import AtFold, Settings
 from isthmus.problem import Problem
 from isthmus.status import Status
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.branches import PARAMETERS, ProblemFamily
-from isthmus.branches.follower import AtFold, Settings
+from isthmus.branches.settings import AtFold, Settings
 from isthmus.problem import Problem
 from isthmus.runs.branch_folder import START, load_branch, read_branch
 from isthmus.runs.build import build, restore_problem

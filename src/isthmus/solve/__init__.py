@@ -3,8 +3,9 @@
 from isthmus._rooms import callable_room
 from isthmus.solve.recipes import RECIPES, Stage, recipe
 from isthmus.solve.refine import carry_path, coarse_start, refine_depth
+from isthmus.solve.result import TrainResult
 from isthmus.solve.solver import Solution, solve
-from isthmus.solve.trainer import Record, Trainer, TrainResult
+from isthmus.solve.trainer import Record, Trainer
 
 __all__ = [
     "RECIPES",

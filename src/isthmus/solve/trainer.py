@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -12,40 +11,11 @@ from torch import Tensor
 from isthmus.mesh import MeshScheduler
 from isthmus.problem import Evaluation, Problem
 from isthmus.solve.recipes import Stage
+from isthmus.solve.result import TrainResult, saddles
 from isthmus.status import ADVICE, Status
 
 _GAIN_OVER = 100  # steps over which `Stage.gain` is meant
 Record = dict[str, float | int | str | None]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How training ended, in words as well.
-
-    Args:
-        status: done, interrupted or diverged.
-        message: what happened.
-        advice: what to try; empty where nothing is wrong.
-        layer: of a divergence, the first layer whose state was not finite (None: only the objective was not).
-        step: the number of steps made; of a divergence, the step at which it began.
-    """
-
-    status: Status
-    message: str
-    advice: str = ""
-    layer: int | None = None
-    step: int = 0
-
-    @classmethod
-    def done(cls, step: int, kept_step: int | None, left: int = 0) -> "TrainResult":
-        """All steps made; ``kept_step`` is that of the iterate that the last stage left, None where it is its last."""
-        kept = "" if kept_step is None else f"; step {kept_step}, the best of the last stage, was kept"
-        saddles = "" if left == 0 else f"; {_saddles(left)} left along a direction of negative curvature"
-        return cls(Status.DONE, f"{step} steps done{kept}{saddles}", step=step)
-
-
-def _saddles(count: int) -> str:
-    return f"{count} saddle{'' if count == 1 else 's'}"
 
 
 class _Kept(NamedTuple):
@@ -173,7 +143,7 @@ class Trainer:
         if self.done:
             return "done"
         name = self.stages[self._stage].optimiser.name
-        return f"{name} past {_saddles(self.saddles_left)}" if self.saddles_left else name
+        return f"{name} past {saddles(self.saddles_left)}" if self.saddles_left else name
 
     @property
     def _whole(self) -> bool:
@@ -349,7 +319,8 @@ class Trainer:
     def _log(self, on_record: Callable[[Record], None] | None) -> TrainResult | None:
         row = self.record()
         if not math.isfinite(float(row["objective"] or 0.0)):
-            return self._failure()
+            self.diverged = TrainResult.diverged(self.problem, self.step_count)
+            return self.diverged
         if not self.done and self._whole and float(row["residual_max"] or 0.0) <= self.tolerance:
             self._at_the_tolerance()
             row |= {"stage": self.stage, "rate": None}
@@ -379,36 +350,8 @@ class Trainer:
         self.problem.model.load_state_dict(good["model"])
 
     def _diverged(self, good: dict[str, Any]) -> TrainResult:
-        result = self._failure()
+        self.diverged = TrainResult.diverged(self.problem, self.step_count)
         self._restore(good)
-        return result
-
-    def _failure(self) -> TrainResult:
-        """Say where the path stopped being finite, from the parameters as they are."""
-        model = self.problem.model
-        layer = None
-        with torch.no_grad():
-            finite = torch.isfinite(model.trajectory(self.problem.x)).all(dim=2).all(dim=1).tolist()
-            weights = torch.isfinite(model.weight).all(dim=2).all(dim=1).tolist()
-        if not all(finite):
-            layer = finite.index(False)
-        elif not all(weights):
-            layer = weights.index(False) + 1
-        where = f"at layer {layer}" if layer is not None else "in the data cost"
-        y = self.problem.y
-        if not bool(torch.isfinite(self.problem.x).all() and torch.isfinite(y).all()):
-            advice = "the data themselves hold NaN or Inf: clean them"
-        else:
-            advice = ADVICE[Status.DIVERGED]
-            if float(model.rho.max()) * model.effective_depth > 2:
-                advice = "rho * effective_depth exceeds 2, where the skip expands: use more layers. Or " + advice
-        self.diverged = TrainResult(
-            Status.DIVERGED,
-            f"NaN or Inf {where}, from step {self.step_count} on",
-            advice,
-            layer=layer,
-            step=self.step_count,
-        )
         return self.diverged
 
     # --- state ------------------------------------------------------------------------------------------------
