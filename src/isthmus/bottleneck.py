@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from isthmus._rooms import callable_room
 from isthmus.geodesic import Geodesic
@@ -14,6 +15,7 @@ from isthmus.thresholds import (
     COLLAPSED,
     FITTED,
     INTERVAL_SLACK,
+    MARGIN,
     OVERFIT,
     PLATEAU_LENGTH,
     PLATEAU_STATES,
@@ -82,6 +84,21 @@ def longest_run(values: list[int], wanted: int) -> tuple[int, int]:
     return best
 
 
+def _run_around(values: list[int], middle: int) -> tuple[int, int]:
+    """First and last index of the run of equal values that an index lies in."""
+    first = last = middle
+    while first > 0 and values[first - 1] == values[middle]:
+        first -= 1
+    while last < len(values) - 1 and values[last + 1] == values[middle]:
+        last += 1
+    return first, last
+
+
+def about_mean(A: Float[Tensor, "*states samples width"]) -> Float[Tensor, "*states modes"]:
+    """Singular values of states about their mean over the samples, descending."""
+    return spectra(A - A.mean(-2, keepdim=True))
+
+
 def collapsed(geodesic: Geodesic) -> bool:
     """Whether the weights carry nothing that depends on the inputs: the end state is their leak plus a constant.
 
@@ -98,6 +115,7 @@ class _Counted:
 
     Args:
         k_star, rank, plateau, threshold: of `Bottleneck`.
+        steady: first and last state about the plateau's middle that vary in as many directions about their mean.
         low, high: ends of the interval; NaN where there is none.
         low_error, high_error: of the optimiser; NaN where unknown.
         state: where the cost of identity is least.
@@ -106,6 +124,7 @@ class _Counted:
     k_star: int
     rank: int
     plateau: tuple[int, int]
+    steady: tuple[int, int]
     threshold: float
     low: float
     high: float
@@ -183,17 +202,18 @@ def _of_the_point(geodesic: Geodesic, residual: float, found: _Counted, kind: st
 def _of_the_count(geodesic: Geodesic, found: _Counted) -> list[str]:
     """Doubts of the number."""
     doubts = []
-    p, (first, last), threshold = geodesic.positions, found.plateau, found.threshold
+    p, (first, last), threshold = geodesic.positions, found.steady, found.threshold
     states, length = last - first + 1, float(p[last] - p[first])
     if states < PLATEAU_STATES or length < PLATEAU_LENGTH:
         doubts.append(
-            f"no plateau: the rank stays at its minimum for {states} state(s) over {length:.2g} of p "
-            f"(at least {PLATEAU_STATES} and {PLATEAU_LENGTH} are needed)"
+            f"no plateau: the representation varies in {found.k_star} directions about its mean for {states} state(s) "
+            f"over {length:.2g} of p (at least {PLATEAU_STATES} and {PLATEAU_LENGTH} are needed)"
         )
-    middle = spectra(geodesic.A[(first + last) // 2])
-    low, high = int(rank(middle, min(3 * threshold, 0.99))), int(rank(middle, threshold / 3))
+    coarser, finer = RANK_ABOUT_MEAN * MARGIN, RANK_ABOUT_MEAN / MARGIN
+    middle = about_mean(geodesic.A[sum(found.plateau) // 2])
+    low, high = int(rank(middle, coarser)), int(rank(middle, finer))
     if low != high:
-        doubts.append(f"the rank depends on the threshold: {low} at {3 * threshold:.2g}, {high} at {threshold / 3:.2g}")
+        doubts.append(f"the count depends on the threshold: {low} at {coarser:.2g}, {high} at {finer:.2g}")
     if found.rank - found.k_star not in (0, 1):
         doubts.append(
             f"the representation has {found.rank} directions above {threshold:g} of the largest, and varies in "
@@ -293,14 +313,15 @@ def bottleneck(
     estimate = min(interior)
     first, last = longest_run(interior, estimate)
     plateau = (first + offset, last + offset)
-    A = geodesic.A[(plateau[0] + plateau[1]) // 2]
-    centred = int(rank(torch.linalg.svdvals(A - A.mean(0)), RANK_ABOUT_MEAN))
+    varying = rank(about_mean(geodesic.A), RANK_ABOUT_MEAN).tolist()
+    centred = varying[sum(plateau) // 2]
     coi, state = least_stable_coi(table)
     known = {} if errors is None else errors
     counted = _Counted(
         k_star=centred,
         rank=estimate,
         plateau=plateau,
+        steady=_run_around(varying, sum(plateau) // 2),
         threshold=threshold,
         low=minus_2h_over_l(table),
         high=coi,

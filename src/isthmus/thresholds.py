@@ -25,11 +25,15 @@ where the rank is sharp (arXiv:2405.17573 states no threshold)."""
 RANK_ABOUT_MEAN = 0.2
 """The same about the mean, for the directions in which a plateau varies: coarser, since a drift is no direction."""
 
+MARGIN = 1.5
+"""By which factor the threshold about the mean may move, both ways, without another count: else there is a doubt."""
+
 GAMMA0 = 1e-3
 """γ₀ of the stable norms, relative to ``‖K‖_op`` (E7)."""
 
 PLATEAU_STATES, PLATEAU_LENGTH = 3, 0.15
-"""A bottleneck must span this many states and this length of p: fewer may be chance."""
+"""A bottleneck, where the count about the mean stays the same, must span this many states and this length of p: fewer
+may be chance."""
 
 INTERVAL_SLACK = 0.05
 """By how much an integer may lie outside the interval between −2H/L̃ and the least stable cost of identity: both are
