@@ -876,3 +876,39 @@ def test_a_state_may_be_taken_twice(optimiser):
 def test_settings_that_cannot_be_are_named(make, error, message, without_shape_checks):
     with pytest.raises(error, match=message):
         make()
+
+
+def with_third(A, size):
+    """The same states with a third direction: its singular value about the mean is this part of the largest."""
+    centred = A - A.mean(0)
+    others = torch.cat([torch.ones(len(A), 1, dtype=F64), centred[:, :2]], dim=1)
+    free = torch.rand(len(A), dtype=F64)
+    free -= others @ torch.linalg.lstsq(others, free).solution
+    B = A.clone()
+    B[:, 4] = size * float(torch.linalg.svdvals(centred)[0]) * free / free.norm()
+    return B
+
+
+@pytest.mark.parametrize(("size", "doubted"), [(0.05, False), (0.15, True), (0.28, True), (0.35, False)])
+def test_a_count_that_hangs_on_its_threshold_is_a_doubt(size, doubted):
+    """The threshold is 0.2; between 0.13 and 0.3 a direction makes the count uncertain."""
+    found = bottleneck(at_rest(with_third(cone(2, 0.2), size), ReLU()))
+    assert found.k_star == (3 if size > 0.2 else 2)
+    assert any("the count depends on the threshold: 2 at 0.3, 3 at 0.13" in d for d in found.doubts) is doubted
+
+
+def test_a_plateau_is_where_the_count_about_the_mean_stays():
+    g = at_rest(cone(2, 0.2), ReLU())
+    wide = with_third(g.A[0], 0.6)
+    A = wide.expand_as(g.A).clone()
+    A[5:7] = g.A[5:7]  # two states in two directions, all others in three
+    short = bottleneck(replace(g, A=A))
+    assert short.plateau == (5, 6) and short.k_star == 2
+    words = "no plateau: the representation varies in 2 directions about its mean for 2 state(s) over 0.1 of p"
+    assert any(doubt.startswith(words) for doubt in short.doubts)
+    # weak directions that come and go change the rank, and not the count
+    B = with_third(g.A[0], 0.12).expand_as(g.A).clone()
+    B[5:7] = g.A[5:7]
+    steady = bottleneck(replace(g, A=B))
+    assert steady.plateau == (5, 6) and steady.k_star == 2
+    assert not any("plateau" in doubt or "threshold" in doubt for doubt in steady.doubts)
