@@ -104,6 +104,31 @@ def test_each_safeguard_does_its_work():
     assert 1 < float(slow[5]) * L_tilde <= 2 + 1e-12
 
 
+@pytest.mark.parametrize("kappa", [1.0, 3.0])
+@pytest.mark.parametrize("relaxation", [1.0, 0.5])
+def test_on_a_fixed_path_the_update_converges_to_equidistribution_at_the_rate_that_was_derived(kappa, relaxation):
+    """docs/notes/mesh.md: per update the error shrinks by max_n |1 − θ + θλ_n| with λ_n = κ/(κ + 2πin).
+
+    The path has the relative speed 1/(p + b), on which the mesh with equal changes is ρ(s) ∝ e^{κs}.
+    """
+    layers, updates = 400, 24
+    rule = Adaptive(floor=0.0, smoothing=0, relaxation=relaxation, cap=1e9, slow_cap=1e9)
+    b = 1 / math.expm1(kappa)
+    s = torch.linspace(0, 1, layers + 1, dtype=torch.float64)
+    goal = (torch.expm1(kappa * s) / math.expm1(kappa)).diff()
+    state, errors = rule.init(layers, 0.0), []
+    for _ in range(updates):
+        p = torch.cat((torch.zeros(1, dtype=torch.float64), state.rho.cumsum(0)))
+        state = rule.update(state, (p + b).log().diff(), 0.0)
+        errors.append(float((state.rho.cumsum(0) - goal.cumsum(0)).abs().max()))
+    last = [e for e in errors if e > 1e-11][-12:]
+    assert len(last) == 12 and last[-1] < 0.02 * last[0]
+    measured = (last[-1] / last[0]) ** (1 / 11)
+    modes = [kappa / complex(kappa, 2 * math.pi * n) for n in (*range(1, 50), -1)]
+    derived = max(abs(1 - relaxation + relaxation * mode) for mode in modes)
+    assert measured == pytest.approx(derived, rel=0.03)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
 def test_changes_that_say_nothing_leave_the_mesh(bad):
     state = Irregular().init(6, 1.0)
