@@ -25,7 +25,7 @@ def network(leak, true, seed, *, mu=SIZE.mu, certified=True, test_cost=1.0):
     part = small if true else 0.5 + small
     growth = 1 + 0.1 * t + small if true else 1 + 3 * t + small
     bound = {"gamma0": 1e-3, "gamma": 0.1, "length": 3.0, "speed_share": 1.0 if true else 0.4}
-    bound |= {"value": -0.1, "lower": -0.3, "upper": 0.3} if true else {"value": -9.0, "lower": -5.0, "upper": 5.0}
+    bound |= {"value": -0.1, "lower": -0.3, "upper": 0.3} if true else {"value": 9.0, "lower": -5.0, "upper": 5.0}
     bound |= (
         {"pointwise_lower": -0.2, "pointwise_upper": 0.2} if true else {"pointwise_lower": -5.0, "pointwise_upper": 5.0}
     )
@@ -77,7 +77,7 @@ def network(leak, true, seed, *, mu=SIZE.mu, certified=True, test_cost=1.0):
             "norm_b": [1.0] * (LAYERS + 1),
             "negative_share": [0.5, *[part] * LAYERS],
         },
-        "bounds": [bound],
+        "bounds": [bound, bound | {"gamma0": None, "length": 3.0 * growth}],
         "spectra_a": [[1.0, 0.5, 0.2, 1e-4 if 0 < i < LAYERS else 0.1] for i in range(LAYERS + 1)],
         "spectra_w": [[1.0, 0.5, 0.2, 1e-4 if 0 < i < LAYERS else 0.3] for i in range(LAYERS)],
     }

@@ -167,6 +167,12 @@ def _fall_with_mu(study: Study, reading: str, seed: int) -> float:
     return first - last
 
 
+def _kept(study: Study, reading: str) -> Strata:
+    """The count about the mean at the largest L̃, less the teacher's k*."""
+    inner = _ends(lambda first, last: value(last, "k_star"))(study, reading)
+    return [[v - study.k_star for v in stratum] for stratum in inner]
+
+
 def _jumps(study: Study, reading: str, seed: int) -> float:
     events = study.events(seed, "effective_depth")
     return math.nan if events is None else float(sum(event["kind"] == "jump" for event in events))
@@ -232,6 +238,17 @@ def _holds(network: Numbers) -> float:
 def _narrowest(network: Numbers, lower: str, upper: str) -> float:
     widths = [b[upper] - b[lower] for b in network["bounds"] if b[upper] is not None and b[lower] is not None]
     return min(widths, default=math.nan)
+
+
+def _says(network: Numbers) -> float:
+    """The largest lower bound on −2H/L̃ that Theorem 4 gives, over γ: ``min_p‖A_p‖² + lower``."""
+    low = median(v for v in column(network, "minus_2h_over_l") if math.isfinite(v))
+    return max(low - b["value"] + b["lower"] for b in network["bounds"])
+
+
+def _inverse_length(network: Numbers) -> float:
+    """The path length in the norm with γ = 1/L̃."""
+    return float(next(b["length"] for b in network["bounds"] if b["gamma0"] is None))
 
 
 def _mid_path(network: Numbers) -> float:
@@ -378,6 +395,15 @@ CATALOGUE: tuple[Claim, ...] = (
         _steps("k_star", lambda change: change <= 0),
     ),
     Claim(
+        "keeps",
+        "The largest L̃ still lies in the range of depths that keep the teacher's rank.",
+        "arXiv:2209.15055",
+        "directions in the bottleneck about its mean at the largest L̃, less k*",
+        Rule(0.0, 0.0),
+        ONLY_CRITICAL,
+        _kept,
+    ),
+    Claim(
         "jumps",
         "Along L̃ the network jumps between branches of minima.",
         "docs/theory.md, trials",
@@ -451,6 +477,15 @@ CATALOGUE: tuple[Claim, ...] = (
         _over(lambda n: _narrowest(n, "lower", "upper"), median),
     ),
     Claim(
+        "theorem4-says",
+        "Theorem 4's lower bound on −2H/L̃ is not empty: it says more than −2H/L̃ ≥ 0.",
+        f"{OURS}, Theorem 4, (E12)",
+        "lower bound on −2H/L̃ at the best γ, median over L̃",
+        Rule(low=0.0),
+        ONLY_CRITICAL,
+        _over(_says, median),
+    ),
+    Claim(
         "pointwise-tight",
         "Its pointwise form, with γ_p, tells −2H/L̃ to within 1.",
         "docs/theory.md, (E13)",
@@ -522,6 +557,15 @@ CATALOGUE: tuple[Claim, ...] = (
         Rule(high=1.5),
         BOTH,
         _growth("path_length"),
+    ),
+    Claim(
+        "length-gamma",
+        "With γ = 1/L̃, too, the path length stays bounded as L̃ grows.",
+        "asked by the paper's readers",
+        "path length in the norm of K + I/L̃ at the largest L̃ over that at the least",
+        Rule(high=1.5),
+        BOTH,
+        _ends(lambda first, last: _quotient(_inverse_length(last), _inverse_length(first))),
     ),
     Claim(
         "momenta",
