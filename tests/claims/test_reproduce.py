@@ -2,15 +2,18 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 from tiny import TINY
 
+from isthmus.claims.folder import is_study, load_study
 from isthmus.claims.plan import FIGURES, branch_job, plan, trained_job
 from isthmus.claims.reproduce import reproduce
 from isthmus.claims.sizes import PAPER, SIZES, SMALL
 from isthmus.claims.work import work
+from isthmus.report import write_claims_page
 from isthmus.sweeps import Store, StoreError
 
 
@@ -37,6 +40,28 @@ def test_figures_data_and_table_are_written_and_agree_with_what_is_returned(whol
     assert json.loads((whole.folder / "claims.json").read_text())[0]["statement"] == whole.rows[0].statement
     facts = json.loads((whole.folder / "study.json").read_text())
     assert facts["seeds"] == 1 and facts["size"]["width"] == 6 and facts["environment"]["versions"]["torch"]
+
+
+def test_a_study_is_read_back_as_it_was_written_and_drawn_again_without_a_network(whole, tmp_path):
+    pictures, rows, facts = load_study(whole.folder)
+    assert is_study(whole.folder) and not is_study(tmp_path)
+    assert pictures == whole.pictures
+    assert repr(rows) == repr(whole.rows)  # NaN is not equal to itself
+    assert facts["size"]["name"] == "tiny"
+    page = write_claims_page(tmp_path, pictures, rows, facts).read_text()
+    assert page == write_claims_page(whole.folder, whole.pictures, whole.rows, whole.facts).read_text()
+    broken = shutil.copytree(whole.folder, tmp_path / "broken")
+    (broken / "claims.json").write_text('[{"key": 1}]')
+    with pytest.raises(ValueError, match=r"claims.json cannot be read .*give the command of the study again"):
+        load_study(broken)
+
+
+def test_figures_drawn_again_leave_the_claims_and_those_of_other_seeds_do_not(whole, tmp_path):
+    folder = shutil.copytree(whole.folder, tmp_path / "study")
+    reproduce(folder, TINY, 1, ["figure2"], claims=False)
+    assert (folder / "claims.csv").exists() and load_study(folder)[2]["command"] == "isthmus claims --quick"
+    reproduce(folder, TINY, 2, ["figure2"], claims=False, command="isthmus reproduce figure2")
+    assert not (folder / "claims.csv").exists() and load_study(folder)[2]["command"] == "isthmus reproduce figure2"
 
 
 def test_networks_by_the_recipe_are_not_called_critical_and_points_of_branches_are(whole):
@@ -76,8 +101,6 @@ def test_stopped_anywhere_and_taken_up_it_ends_in_the_same_numbers(whole, tmp_pa
 
 
 def test_what_was_deleted_or_damaged_is_named_and_computed_again(whole, tmp_path):
-    import shutil
-
     folder = shutil.copytree(whole.folder, tmp_path / "study")
     jobs = plan(FIGURES, TINY, 1, claims=True)
     Store(folder).file(jobs[1]).unlink()

@@ -32,11 +32,15 @@ def test_the_quick_study_writes_every_figure_and_the_table_and_computes_nothing_
     assert written == {f"{key}.{ending}" for key in KEYS for ending in ("svg", "pdf", "png", "json")}
     ended = cli("claims", "--quick")
     assert ended.code == 0, ended.err
-    assert "computations" not in ended.err  # all of them were there
+    assert "25 computations, 23 of them done before" in ended.err  # the networks were there
+    assert "computations" not in cli("claims", "--quick", "--no-report").err
     assert "undecided" in ended.out.lower() and "page:" in ended.out
     assert (folder / "claims.html").stat().st_size > 1e6 and (folder / "claims.csv").exists()
     facts = json.loads((folder / "study.json").read_text())
     assert facts["failures"] == [] and facts["command"] == "isthmus claims --quick"
+    shown = cli("show", folder)
+    assert shown.code == 0 and "judgements)" in shown.out
+    assert cli("report", folder).out.strip() == str(folder / "claims.html")
     page = (folder / "claims.html").read_text()
     assert page.count("no critical point, residual") >= 3  # those that the paper's recipe trained
 

@@ -124,7 +124,7 @@ def figure2b(study: Study) -> Picture:
         networks = (_network(f"adaptive, L = {study.size.mesh_shown}, seed 0", found),)
         inner = [sum(s > 0.1 * row[0] for s in row) for row in networks[0].spectra_w]
         finding = (
-            f"Here W has {min(inner)} to {max(inner)} singular values above a tenth of its largest, fewest near p = "
+            f"W has {min(inner)} to {max(inner)} singular values above a tenth of its largest, fewest near p = "
             f"{_middle(networks[0], inner.index(min(inner))):.2f}."
         )
     return Picture(
@@ -320,7 +320,7 @@ def _said_2a(curves: dict[str, Curve]) -> str:
         words.append(
             f"{rule} step-sizes have a lower median test cost than equal ones at {better} of {len(curve.x)} depths"
         )
-    return f"Here {'; '.join(words)}." if words else NONE
+    return f"{'; '.join(words).capitalize()}." if words else NONE
 
 
 def _unevenness(way: Way) -> float:

@@ -12,14 +12,13 @@ from typing import Any
 from isthmus._support import write_bytes
 from isthmus.claims.catalogue import rows
 from isthmus.claims.draw import pictures
+from isthmus.claims.folder import CLAIMS, STUDY, TABLE
 from isthmus.claims.pictures import Picture
 from isthmus.claims.plan import FIGURES, check, plan
 from isthmus.claims.sizes import Size
 from isthmus.claims.study import Study
 from isthmus.claims.verdicts import Row
 from isthmus.sweeps import Done, Job, Store, Sweep, sweep
-
-STUDY, CLAIMS, TABLE = "study.json", "claims.json", "claims.csv"
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,7 @@ def reproduce(
         "environment": next((k.environment for k in kept.values()), {}),
         "failures": [{"job": job.name, "settings": dict(job.settings), "reason": why} for job, why in failures],
     }
+    facts = _finite(facts)  # as they are read back
     if ended.left:
         return Reproduced(store.folder, ended, (), (), failures, facts)
     study = Study.of(store, size, seeds, jobs)
@@ -110,11 +110,25 @@ def reproduce(
     (store.folder / "figures").mkdir(exist_ok=True)
     for picture in drawn:
         _json(store.folder / "figures" / f"{picture.key}.json", asdict(picture))
-    _json(store.folder / STUDY, facts)
+    if claims or not _same_study(store.folder, facts):
+        for name in (CLAIMS, TABLE):
+            (store.folder / name).unlink(missing_ok=True)  # of other seeds: the command makes them again at once
+        _json(store.folder / STUDY, facts)
     if claims:
         _json(store.folder / CLAIMS, [asdict(row) for row in judged])
         write_bytes(store.folder / TABLE, _table(judged).encode("utf-8"))
     return Reproduced(store.folder, ended, drawn, judged, failures, facts)
+
+
+def _same_study(folder: Path, facts: dict[str, Any]) -> bool:
+    """Whether the folder holds claims of the same networks, which figures that were drawn again leave as they are."""
+    if not (folder / CLAIMS).exists():
+        return False
+    try:
+        before = json.loads((folder / STUDY).read_text())
+    except (OSError, ValueError):
+        return False
+    return all(before.get(name) == facts[name] for name in ("size", "seeds"))
 
 
 def _json(file: Path, content: Any) -> None:

@@ -35,7 +35,7 @@ app = typer.Typer(
 )
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors (also by ISTHMUS_DEBUG=1).")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or of a branch.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, a branch or a study.")]
 
 
 def _version(wanted: bool) -> bool:
@@ -94,14 +94,14 @@ def train(
 
 @app.command()
 def show(run: Run, debug: Debug = False) -> None:
-    """Print the tables and the verdict of a run, or of a branch."""
+    """Print the tables and the verdict of a run or a branch, or the claims of a study."""
     with exit_codes(debug):
         show_folder(run)
 
 
 @app.command()
 def report(run: Run, debug: Debug = False) -> None:
-    """Write report.html and the figures of a run or a branch, and say where they are."""
+    """Write the page and the figures of a run, a branch or a study from its data, and say where they are."""
     with exit_codes(debug):
         print(page_of(run))
 

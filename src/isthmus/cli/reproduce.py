@@ -10,6 +10,7 @@ import typer
 
 from isthmus._support import command, hint
 from isthmus.cli.failures import DONE, FAILED, INTERRUPTED, exit_codes, say
+from isthmus.cli.shown import show_study, write_page
 
 if TYPE_CHECKING:
     from isthmus.claims.reproduce import Reproduced
@@ -170,32 +171,10 @@ class _Study:
             words = "1 computation failed and is" if count == 1 else f"{count} computations failed and are"
             say(f"{words} left out of all figures; try again: {self.command} --retry-failed")
         if not self.quiet:
-            if self.claims:
-                from rich.console import Console
-
-                from isthmus.report.claims.terminal import render_claims
-
-                render_claims(found.rows, Console())
-            else:
-                for picture in found.pictures:
-                    print(f"{picture.title}\n  the paper: {picture.statement}\n  here: {picture.finding}")
-                    for note in picture.notes:
-                        print(f"  note: {note}")
-        page, written = self._page(found) if report else (None, True)
+            show_study(found.pictures, found.rows, found.facts)
+        page, written = write_page(found.folder) if report else (None, True)
         print(found.folder if self.quiet else f"\nfolder: {found.folder}" + (f"\npage:   {page}" if page else ""))
         return DONE if written and not (found.failures and not found.sweep.done + found.sweep.skipped) else FAILED
-
-    def _page(self, found: "Reproduced") -> tuple[Path | None, bool]:
-        try:
-            from isthmus.report import write_claims_page
-
-            return write_claims_page(found.folder, found.pictures, found.rows, found.facts), True
-        except ImportError as error:
-            say(f"warning: no page was written: {error}; afterwards: {self.command}")
-            return None, True
-        except OSError as error:
-            say(f"error: no page was written: {error}; free space or correct permissions, then: {self.command}")
-            return None, False
 
 
 class _Lines:

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from isthmus.claims.pictures import Picture
 from isthmus.claims.verdicts import Row
 from isthmus.report.claims.words import certified, estimate, headline, interval, where
 from isthmus.report.text import print_plainly
@@ -20,6 +21,18 @@ def render_claims(rows: Sequence[Row], console: "Console") -> None:
     if not console.is_terminal:
         return print_plainly(text, console)
     console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def render_pictures(pictures: Sequence[Picture], console: "Console") -> None:
+    """Print what the paper says of each figure, and what ours shows."""
+    lines: list[str] = []
+    for picture in pictures:
+        lines += [picture.title, *_wrapped(f"the paper: {picture.statement}", WIDTH)]
+        lines += [*_wrapped(f"here: {picture.finding}", WIDTH)]
+        lines += [line for note in picture.notes for line in _wrapped(f"note: {note}", WIDTH)]
+    if not console.is_terminal:
+        return print_plainly("\n".join(lines), console)
+    console.print("\n".join(lines), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def plain_claims(rows: Sequence[Row], width: int = WIDTH) -> str:
