@@ -447,7 +447,7 @@ CATALOGUE: tuple[Claim, ...] = (
         Rule(high=0.05),
         BOTH,
         _over(lambda n: max(map(abs, column(n, "balancedness_defect"))), median),
-        note="The law is for homogeneous σ; the smooth ReLU of critical points is nearly so.",
+        note="The law is of the flow and of homogeneous σ: the layers' own error, O(ρ), and a smooth ReLU count here.",
     ),
     Claim(
         "theorem4",
@@ -502,6 +502,7 @@ CATALOGUE: tuple[Claim, ...] = (
         Rule(high=0.1),
         BOTH,
         _over(_cross, median),
+        note="Both integrals are ruled by the jumps at the ends, where ∂_pA ≈ −L̃A and the three terms cancel.",
     ),
     Claim(
         "image",
@@ -557,6 +558,7 @@ CATALOGUE: tuple[Claim, ...] = (
         Rule(high=1.5),
         BOTH,
         _growth("path_length"),
+        note="The study's largest L̃ is 2.55 times its least: the rule allows for less than half of that growth.",
     ),
     Claim(
         "length-gamma",

@@ -38,10 +38,10 @@ def figure1a(study: Study) -> Picture:
     for reading in ORDER:
         along = _along(study, reading)
         curves = (
-            _curve("−2H/L̃, median over layers", study, along, lambda n: value(n, "minus_2h_over_l")),
-            _range("−2H/L̃, least to largest over layers", study, along),
-            _curve("least stable COI", study, along, lambda n: value(n, "coi_least")),
-            _curve("least COI", study, along, lambda n: min(column(n, "coi"))),
+            _curve("−2H/L̃, median over layers", along, lambda n: value(n, "minus_2h_over_l")),
+            _range("−2H/L̃, least to largest over layers", along),
+            _curve("least stable COI", along, lambda n: value(n, "coi_least")),
+            _curve("least COI", along, lambda n: min(column(n, "coi"))),
         )
         plots.append(
             Plot(
@@ -98,7 +98,7 @@ def figure2a(study: Study) -> Picture:
             (float(depth), [n for seed in range(study.seeds) if (n := study.mesh(seed, depth, rule)) is not None])
             for depth in study.size.mesh_depths
         ]
-        curves.append(_curve(rule, study, along, lambda n: value(n, "test_cost")))
+        curves.append(_curve(rule, along, lambda n: value(n, "test_cost")))
     best = {c.label: c for c in curves if c is not None}
     return Picture(
         "figure2a",
@@ -109,8 +109,30 @@ def figure2a(study: Study) -> Picture:
         "curves",
         plots=(
             Plot(READINGS[PAPER], "number of layers L", "test cost", tuple(best.values())),
+            _paired(study),
         ),
     )  # fmt: skip
+
+
+def _paired(study: Study) -> Plot:
+    """Test costs over those of equal step-sizes, of the same teacher, start and number of layers."""
+    curves = []
+    for rule in RULES:
+        if rule == "equidistant":
+            continue
+        along = []
+        for depth in study.size.mesh_depths:
+            networks = []
+            for seed in range(study.seeds):
+                equal, own = study.mesh(seed, depth, "equidistant"), study.mesh(seed, depth, rule)
+                cost = value(equal, "test_cost")
+                if own is not None and cost > 0:
+                    networks.append({"values": own["values"] | {"relative": value(own, "test_cost") / cost}})
+            along.append((float(depth), networks))
+        curves.append(_curve(rule, along, lambda n: value(n, "relative")))
+    found = tuple(c for c in curves if c is not None)
+    title, label = "paired by seed", "test cost over that of equal step-sizes"
+    return Plot(title, "number of layers L", label, found, ((1.0, "equal step-sizes"),))
 
 
 def figure2b(study: Study) -> Picture:
@@ -173,7 +195,7 @@ def figure3(study: Study) -> Picture:
     plots, words = [], []
     for name, title, label in columns:
         curves = [
-            _curve(READINGS[reading], study, _along(study, reading), lambda n, name=name: value(n, name))  # type: ignore[misc]
+            _curve(READINGS[reading], _along(study, reading), lambda n, name=name: value(n, name))  # type: ignore[misc]
             for reading in ORDER
         ]
         kept = tuple(c for c in curves if c is not None)
@@ -201,7 +223,7 @@ def _along(study: Study, reading: str) -> Along:
     ]
 
 
-def _curve(label: str, study: Study, along: Along, pick: Callable[[Found], float]) -> Curve | None:
+def _curve(label: str, along: Along, pick: Callable[[Found], float]) -> Curve | None:
     """Medians with intervals; None where there is nothing to draw."""
     xs, middle, low, high, count, certified = [], [], [], [], [], []
     for x, networks in along:
@@ -221,14 +243,14 @@ def _curve(label: str, study: Study, along: Along, pick: Callable[[Found], float
     return Curve(label, tuple(xs), tuple(middle), tuple(low), tuple(high), tuple(count), tuple(certified))
 
 
-def _range(label: str, study: Study, along: Along) -> Curve | None:
+def _range(label: str, along: Along) -> Curve | None:
     """The least and the largest −2H/L̃ over layers, medians over seeds."""
 
     def ends(network: Found) -> tuple[float, float]:
         values = [v for v in column(network, "minus_2h_over_l") if math.isfinite(v)]
         return (min(values), max(values)) if values else (math.nan, math.nan)
 
-    base = _curve(label, study, along, lambda n: sum(ends(n)) / 2)
+    base = _curve(label, along, lambda n: sum(ends(n)) / 2)
     if base is None:
         return None
     by_x = {x: [ends(n) for n in networks] for x, networks in along}
@@ -273,16 +295,20 @@ def _middle(network: Network, layer: int) -> float:
 
 def _said_1a(study: Study, reading: str) -> str:
     """One reading of Figure 1a in a sentence."""
-    low = _curve("", study, _along(study, reading), lambda n: value(n, "minus_2h_over_l"))
-    high = _curve("", study, _along(study, reading), lambda n: value(n, "coi_least"))
+    low = _curve("", _along(study, reading), lambda n: value(n, "minus_2h_over_l"))
+    high = _curve("", _along(study, reading), lambda n: value(n, "coi_least"))
     name = READINGS[reading].capitalize()
     if low is None or high is None:
         return f"{name}: no network yet."
     return (
-        f"{name}: −2H/L̃ goes from {low.median[0]:.2f} to {low.median[-1]:.2f}, the least stable cost of identity from "
-        f"{high.median[0]:.2f} to {high.median[-1]:.2f} (k* = {study.k_star}); {sum(low.certified)} of "
+        f"{name}: −2H/L̃ goes from {_two(low.median[0])} to {_two(low.median[-1])}, the least stable cost of identity "
+        f"from {_two(high.median[0])} to {_two(high.median[-1])} (k* = {study.k_star}); {sum(low.certified)} of "
         f"{sum(low.networks)} networks are certified critical points."
     )
+
+
+def _two(number: float | None) -> str:
+    return "–" if number is None else f"{number:.2f}".replace("-", "−")
 
 
 def _said_1b(shown: tuple[Network, Found]) -> str:

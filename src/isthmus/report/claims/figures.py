@@ -76,7 +76,7 @@ def _curves(plot: Plot) -> tuple[Panel, str]:
         series += _band(curve, colour) if curve.band else _curve(curve, colour)
     view, note = plot.view, ""
     lowest = min((y for curve in plot.curves for y in finite((*curve.median, *curve.low))), default=0.0)
-    if view is None and plot.horizontals and plot.curves:
+    if view is None and plot.curves and any(label.startswith("k*") for _, label in plot.horizontals):
         highest = max(y for curve in plot.curves for y in finite((*curve.median, *curve.high)))
         top = max(y for curve in plot.curves if curve.label != _WILD for y in finite((*curve.median, *curve.high)))
         view = (max(DEEPEST, lowest - 0.5), 1.08 * max(top, 1.0))
