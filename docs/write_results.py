@@ -61,7 +61,7 @@ def page(study: dict, pictures: list[dict], rows: list[dict]) -> str:
         "page again. How verdicts are made: [how-to](how-to/claims.md).*",
         made,
         f"**Of {len(rows)} judgements {counts['holds']} hold, {counts['fails']} fail and {counts['undecided']} are "
-        "undecided.** They are at [the end](#claims).",
+        "undecided.** They are in the table at the end.",
         "Marks are filled where every network is a certified critical point, and hollow where not.",
     ]
     for picture in pictures:
@@ -74,7 +74,10 @@ def page(study: dict, pictures: list[dict], rows: list[dict]) -> str:
         ]
     filled = [p if p.startswith(("#", "![")) else textwrap.fill(p, 116, break_on_hyphens=False) for p in paragraphs]
     notes = {row["statement"]: row["note"] for row in rows if row["note"]}
-    remarks = "\n".join(f"- {statement} {note}" for statement, note in notes.items())
+    remarks = "\n".join(
+        textwrap.fill(f"- {statement} {note}", 116, subsequent_indent="  ", break_on_hyphens=False)
+        for statement, note in notes.items()
+    )
     return "\n\n".join([*filled, "## Claims", "\n".join(table(rows)), remarks]) + "\n"
 
 
