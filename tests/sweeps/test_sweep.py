@@ -65,6 +65,21 @@ def test_a_job_whose_process_dies_is_begun_again_and_fails_the_second_time(tmp_p
     assert (found.failed, found.left) == (1, 0)
     assert store.read(once[0]).result["square"] == 1
     assert "died twice" in store.read(always[0]).failure
+
+
+def test_who_was_beside_a_process_that_dies_is_not_blamed(tmp_path):
+    store = Store(tmp_path / "store")
+    slow, always = jobs(tmp_path, [1], wait=3.0), jobs(tmp_path, [2], die="always")
+    found = sweep([*slow, *always], store, WORK, workers=2)
+    assert (found.failed, found.left) == (1, 0)
+    assert store.read(slow[0]).result["square"] == 1
+    assert "died twice" in store.read(always[0]).failure
+
+
+def test_all_of_several_that_die_once_are_done(tmp_path):
+    store = Store(tmp_path / "store")
+    once, others = jobs(tmp_path, [1], die="once"), jobs(tmp_path, range(3, 9))
+    assert sweep([*once, *others], store, WORK, workers=2).failed == 0
     assert all(store.read(job).result["square"] == job.settings["x"] ** 2 for job in others)
 
 

@@ -26,8 +26,8 @@ Work = Callable[[Job, Path, Callable[[], bool]], Any]
 """Of a job, a folder for its state (which it makes where it needs one), and what to ask whether to stop: its result as
 JSON values, None where it stopped."""
 
-DEATHS = 2
-"""Times that a job's process may die before the job counts as failed: a second death is no chance."""
+DIED = "its process died twice, the second time with no other beside it (out of memory?)"
+"""The failure of a job whose process was killed."""
 _POLL = 0.2  # seconds between looks at whether somebody wants to stop
 
 
@@ -147,22 +147,31 @@ def _here(
 def _over_processes(
     jobs: Sequence[Job], store: Store, work: str, workers: int, should_stop: Callable[[], bool], counter: _Counter
 ) -> None:
-    """Jobs over processes. Where one dies, all that were under way are begun again, in a new pool."""
-    deaths: dict[str, int] = {}
+    """Jobs over processes. Where one dies, those that were under way are begun again, each alone: whose dies again,
+    fails.
+    """
     waiting = list(jobs)
     while waiting and not should_stop():
-        context = multiprocessing.get_context("spawn")
-        halt = context.Event()
-        with ProcessPoolExecutor(workers, context, _begin, (halt,)) as pool:
-            suspects = _drain(pool, waiting, store, work, workers, should_stop, halt, counter)
+        suspects = _pooled(waiting, store, work, workers, should_stop, counter)
         for job in suspects:
-            deaths[job.key] = deaths.get(job.key, 0) + 1
-            if deaths[job.key] >= DEATHS and not store.has(job):
-                store.write(job, Kept(None, "its process died twice (out of memory?)", 0.0, _environment()))
+            if should_stop():
+                return
+            if not store.has(job) and _pooled([job], store, work, 1, should_stop, counter):
+                store.write(job, Kept(None, DIED, 0.0, _environment()))
                 counter.tell(job, store.read(job))
         waiting = [job for job in waiting if not store.has(job)]
         if not suspects:
             return
+
+
+def _pooled(
+    jobs: Sequence[Job], store: Store, work: str, workers: int, should_stop: Callable[[], bool], counter: _Counter
+) -> list[Job]:
+    """Run jobs in a pool of their own; see `_drain`."""
+    context = multiprocessing.get_context("spawn")
+    halt = context.Event()
+    with ProcessPoolExecutor(workers, context, _begin, (halt,)) as pool:
+        return _drain(pool, jobs, store, work, workers, should_stop, halt, counter)
 
 
 def _drain(
