@@ -86,11 +86,11 @@ def test_single_networks_say_in_their_title_whether_they_are_critical_points(cer
     for figure in claims_figures(shown):
         assert set(marks(figure)[0]) == {"circle" if certified else "open"}
         for panel in figure.panels:
-            said = "a critical point" if certified else "no critical point, residual 0.3"
+            said = "a critical point" if certified else "not a critical point, residual 0.3"
             assert panel.title.endswith(f": {said}")
     way = Way("adaptive", certified, (0.0, 1.0), (0.0, 1.0))
     (figure,) = claims_figures([Picture("figure2c", "t", "s.", "f.", "ways", ways=(way,))])
-    assert marks(figure)[0] == ["circle" if certified else "open", "circle", "circle"]  # the last two: start and end
+    assert marks(figure)[0] == ["circle" if certified else "open"] * 3  # the last two: start and end
 
 
 def test_intervals_are_drawn_with_both_their_lengths():

@@ -329,6 +329,7 @@ CATALOGUE: tuple[Claim, ...] = (
         Rule(low=0.9),
         BOTH,
         _steps("minus_2h_over_l", lambda change: change > 0),
+        note="Of the five pairs of neighbouring L̃ of the small study the rule asks for all.",
     ),
     Claim(
         "above",

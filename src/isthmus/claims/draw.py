@@ -131,7 +131,7 @@ def _paired(study: Study) -> Plot:
             along.append((float(depth), networks))
         curves.append(_curve(rule, along, lambda n: value(n, "relative")))
     found = tuple(c for c in curves if c is not None)
-    title, label = "paired by seed", "test cost over that of equal step-sizes"
+    title, label = "over the test cost of equal step-sizes, paired by seed", "relative test cost"
     return Plot(title, "number of layers L", label, found, ((1.0, "equal step-sizes"),))
 
 
@@ -188,9 +188,9 @@ def figure2c(study: Study) -> Picture:
 def figure3(study: Study) -> Picture:
     """What stays bounded as L̃ grows."""
     columns = (
-        ("path_length", "path length", "∫‖∂_pA‖ dp"),
-        ("norm_b_max", "largest ‖B_p‖", "‖B_p‖"),
-        ("norm_b_features_max", "largest ‖B_pσ(A_p)ᵀ‖", "‖B_pσ(A_p)ᵀ‖"),
+        ("path_length", "path length", "∫{speed} d{p}"),
+        ("norm_b_max", "largest ‖B‖", "‖{B}‖"),
+        ("norm_b_features_max", "largest ‖Bσ(A)ᵀ‖", "‖{B}σ({A})ᵀ‖"),
     )
     plots, words = [], []
     for name, title, label in columns:
@@ -204,7 +204,7 @@ def figure3(study: Study) -> Picture:
     return Picture(
         "figure3",
         "Figure 3: what stays bounded as L̃ grows",
-        f"The path length, ‖B_p‖ and ‖B_pσ(A_p)ᵀ‖ stay bounded as L̃ grows ({SOURCE}, Figure 3).",
+        f"The path length, ‖B‖ and ‖Bσ(A)ᵀ‖ stay bounded as L̃ grows ({SOURCE}, Figure 3).",
         f"From the least L̃ to the largest: {'; '.join(words)}." if words else NONE,
         "curves",
         plots=tuple(plots),

@@ -1,6 +1,7 @@
 """Panels by matplotlib: SVG, PDF and PNG files for print and for slides, the same bytes for the same run."""
 
 import io
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,10 @@ from isthmus.report.style import BAND, GREY, GRID, INK, SCALE, tex
 
 DPI = 200
 """Of PNG files."""
+
+WIDEST = 3
+"""Panels in a row; of more, two."""
+_TITLE = 50  # characters of a line of a panel's title
 
 _RC: dict[str, Any] = {
     "svg.hashsalt": "isthmus",
@@ -53,12 +58,16 @@ def draw(figure: Figure, formats: tuple[str, ...] = ("svg", "pdf")) -> dict[str,
     matplotlib = require("matplotlib")
     canvas = require("matplotlib.figure").Figure  # no pyplot: no global state, no window, nothing left to close
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_RC, "backend": "agg"}):
-        columns = len(figure.panels)
+        number_of = len(figure.panels)
+        columns = number_of if number_of <= WIDEST else 2
+        rows = -(-number_of // columns)
         height = 4.6 if any(panel.square for panel in figure.panels) else 3.5
-        page = canvas(figsize=(6.2 if columns == 1 else 4.9 * columns, height), layout="constrained")
-        axes = page.subplots(1, columns, squeeze=False)[0]
-        for ax, panel in zip(axes, figure.panels, strict=True):
+        page = canvas(figsize=(6.2 if columns == 1 else 4.9 * columns, height * rows), layout="constrained")
+        axes = page.subplots(rows, columns, squeeze=False).flatten()
+        for ax, panel in zip(axes, figure.panels, strict=False):
             _panel(page, ax, panel)
+        for ax in axes[number_of:]:
+            ax.axis("off")
         if figure.caveat:
             page.supxlabel(tex(figure.caveat), fontsize=8.5, color="#a33a00")
         files = {}
@@ -80,7 +89,7 @@ def _save(page: Any, name: str) -> bytes:
 def _panel(page: Any, ax: Any, panel: Panel) -> None:
     """Draw one panel."""
     if not panel.drawable:
-        ax.set_title(tex(panel.title), loc="left")
+        ax.set_title(_title(panel), loc="left")
         ax.set(xticks=[], yticks=[])
         ax.text(
             0.5,
@@ -118,12 +127,17 @@ def _panel(page: Any, ax: Any, panel: Panel) -> None:
     if panel.square:
         ax.set_aspect("equal", adjustable="datalim")
         ax.grid(True, axis="both")
-    elif not panel.log and panel.view is None:
+    elif not panel.log and panel.view is None and ax.get_ylim()[0] <= 0 <= ax.get_ylim()[1]:
         ax.axhline(0.0, color=GREY, linewidth=0.6, zorder=0.5)
     ax.margins(x=0.02)
     if panel.x_label.startswith("{p}"):
         ax.set_xlim(-0.02, 1.02)
     _legend(page, ax, panel)
+
+
+def _title(panel: Panel) -> str:
+    """The title, in as many lines as it needs."""
+    return "\n".join(tex(line) for line in textwrap.wrap(panel.title, _TITLE))
 
 
 def _series(ax: Any, series: Series, log: bool) -> None:
@@ -168,11 +182,11 @@ def _references(ax: Any, panel: Panel) -> None:
         if line.label:
             ax.annotate(
                 tex(line.label),
-                (1.0, line.value),
+                (0.0 if line.left else 1.0, line.value),
                 xycoords=("axes fraction", "data"),
-                xytext=(-2, 2),
+                xytext=(2 if line.left else -2, 2),
                 textcoords="offset points",
-                ha="right",
+                ha="left" if line.left else "right",
                 va="bottom",
                 fontsize=8,
                 color=GREY,
@@ -201,7 +215,7 @@ def _legend(page: Any, ax: Any, panel: Panel) -> None:
     if panel.bands and panel.band_label:
         handles.append(require("matplotlib.patches").Patch(facecolor=BAND, edgecolor="#b7cde0", linewidth=0.6))
         labels.append(tex(panel.band_label))
-    style = {"title": tex(panel.title) or None, "title_fontsize": 10.5, "alignment": "left", "borderpad": 0}
+    style = {"title": _title(panel) or None, "title_fontsize": 10.5, "alignment": "left", "borderpad": 0}
     if len(handles) > 5 and labels[0].startswith("class "):
         ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0, **style)
     elif handles:

@@ -45,10 +45,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Reference:
-    """A straight line across the panel at `value`, with its label (may be "")."""
+    """A straight line across the panel at `value`, with its label (may be ""); `left` puts it at the left end."""
 
     value: float
     label: str
+    left: bool = False
 
 
 @dataclass(frozen=True)

@@ -270,12 +270,12 @@ def _marks(panel: Panel) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
                 {
                     "xref": "paper",
                     "yref": "y",
-                    "x": 1,
+                    "x": 0 if line.left else 1,
                     "y": place,
                     "text": web(line.label),
                     "bgcolor": "rgba(255,255,255,0.6)",
                     "showarrow": False,
-                    "xanchor": "right",
+                    "xanchor": "left" if line.left else "right",
                     "yanchor": "bottom",
                     "font": small,
                 }

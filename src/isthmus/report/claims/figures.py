@@ -13,6 +13,8 @@ DEEPEST = -4.0
 """The axes of Figure 1a end here: where L̃ is small, −2H/L̃ is far below 0 and says nothing about a rank."""
 FLOOR = 1e-4
 """Singular values below this part of the largest are not drawn."""
+ASIDE = 0.008
+"""By what part of the axis marks of neighbouring curves stand apart, so that their intervals can be told apart."""
 
 _WILD = "least COI"
 """A discontinuous quantity, which may be far above its stable version: it does not set the axis."""
@@ -70,10 +72,6 @@ HOLLOW = "Hollow marks and dashed lines: not certified critical points, for whic
 
 def _curves(plot: Plot) -> tuple[Panel, str]:
     """Medians with their intervals; and what the axes hide."""
-    series: list[Series] = []
-    for place, curve in enumerate(plot.curves):
-        colour = _COLOURS.get(curve.label, (BLUE, VERMILION, GREEN, PURPLE, ORANGE)[place % 5])
-        series += _band(curve, colour) if curve.band else _curve(curve, colour)
     view, note = plot.view, ""
     lowest = min((y for curve in plot.curves for y in finite((*curve.median, *curve.low))), default=0.0)
     if view is None and plot.curves and any(label.startswith("k*") for _, label in plot.horizontals):
@@ -83,7 +81,15 @@ def _curves(plot: Plot) -> tuple[Panel, str]:
         hidden = [f"down to {show(lowest, 3)}"] if lowest < DEEPEST else []
         hidden += [f"up to {show(highest, 3)}"] if highest > view[1] else []
         note = f"{plot.title.capitalize()}: numbers beyond the axis go {' and '.join(hidden)}." if hidden else ""
-    horizontals = tuple(Reference(y, _escaped(label)) for y, label in plot.horizontals)
+    series: list[Series] = []
+    marked = [curve for curve in plot.curves if not curve.band]
+    for place, curve in enumerate(plot.curves):
+        if view is not None and not any(view[0] <= y <= view[1] for y in finite((*curve.median, *curve.low))):
+            continue  # the note says where it is
+        colour = _COLOURS.get(curve.label, (BLUE, VERMILION, GREEN, PURPLE, ORANGE)[place % 5])
+        aside = marked.index(curve) - (len(marked) - 1) / 2 if curve in marked else 0.0
+        series += _band(curve, colour) if curve.band else _curve(curve, colour, aside)
+    horizontals = tuple(Reference(y, _escaped(label), left=True) for y, label in plot.horizontals)
     panel = Panel(
         plot.title,
         plot.x_label,
@@ -96,8 +102,12 @@ def _curves(plot: Plot) -> tuple[Panel, str]:
     return panel, note
 
 
-def _curve(curve: Curve, colour: str) -> list[Series]:
-    """A line, bars for the interval, and marks: filled where every network is certified."""
+def _curve(curve: Curve, colour: str, aside: float) -> list[Series]:
+    """A line, bars for the interval, and marks: filled where every network is certified.
+
+    Marks of several curves stand side by side: ``aside`` counts places from the middle.
+    """
+    shift = aside * ASIDE * (max(curve.x) - min(curve.x))
     whole = [n == c for n, c in zip(curve.networks, curve.certified, strict=True)]
     dash = "solid" if all(whole) else "dash"
     found = [Series(curve.x, curve.median, curve.label, colour, dash, width=1.6)]
@@ -108,7 +118,7 @@ def _curve(curve: Curve, colour: str) -> list[Series]:
         above, below = ([_length(end[i], curve.median[i]) for i in chosen] for end in (curve.high, curve.low))
         bars = any(v is not None for v in above)
         hover = [_hover(curve, i) for i in chosen]
-        x, y = [curve.x[i] for i in chosen], [curve.median[i] for i in chosen]
+        x, y = [curve.x[i] + shift for i in chosen], [curve.median[i] for i in chosen]
         found.append(
             Series(
                 x,
@@ -145,7 +155,7 @@ def _band(curve: Curve, colour: str) -> list[Series]:
 
 def _said(network: Network) -> str:
     """The panel's title: which network, and whether it is a critical point."""
-    kind = "a critical point" if network.certified else f"no critical point, residual {show(network.residual, 2)}"
+    kind = "a critical point" if network.certified else f"not a critical point, residual {show(network.residual, 2)}"
     return f"{network.label}: {kind}"
 
 
@@ -203,8 +213,9 @@ def _ways(ways: Sequence[Way]) -> Panel:
         series.append(Series(way.x, way.y, "", colour, "none", marker=marker, size=6))
     starts = [way.x[0] for way in ways], [way.y[0] for way in ways]
     ends = [way.x[-1] for way in ways], [way.y[-1] for way in ways]
-    series.append(Series(*starts, "{p} = 0", INK, "none", marker="circle", size=10))
-    series.append(Series(*ends, "{p} = 1", GREY, "none", marker="circle", size=10))
+    marker = "circle" if all(way.certified for way in ways) else "open"
+    series.append(Series(*starts, "{p} = 0", INK, "none", marker=marker, size=10))
+    series.append(Series(*ends, "{p} = 1", GREY, "none", marker=marker, size=10))
     return Panel("", "first direction", "second direction", tuple(series), square=True)
 
 

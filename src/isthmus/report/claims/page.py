@@ -65,6 +65,7 @@ class ClaimsPage(Document):
         """Facts, the count of verdicts, the table of claims, failures, settings."""
         return {
             "facts": facts(self.found),
+            "commands": list(dict.fromkeys(row.command for row in self.rows)),
             "command": self.found.get("command", ""),
             "headline": headline(self.rows) if self.rows else "",
             "claims": [list(map(_line, group)) for _, group in groupby(self.rows, lambda row: row.key)],
