@@ -9,10 +9,11 @@ from isthmus.probe.pairs import PairMoments
 from isthmus.probe.probe import probe
 from isthmus.probe.profile import Profile
 from isthmus.probe.quantities import distance_from_null, null_control, with_uncertainty
+from isthmus.probe.ranking import rank_blocks
 from isthmus.probe.records import EffectiveDepth
 from isthmus.probe.removal import Candidate, Round, Simplified
 from isthmus.probe.rows import Reading
-from isthmus.probe.simplify import rank_blocks, simplify
+from isthmus.probe.simplify import simplify
 from isthmus.probe.tsqr import StreamingQR
 
 __all__ = [

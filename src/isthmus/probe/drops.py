@@ -1,0 +1,170 @@
+"""One block taken out of a model, so that the rest works, is the network without it, and can be saved and loaded."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from isthmus.probe.batches import device_of, to_device
+from isthmus.probe.capture import undisturbed
+from isthmus.probe.configs import Change, Edit, has_config, readings, rebuilt, renumber
+from isthmus.probe.find import walk
+from isthmus.probe.gates import Gates
+from isthmus.probe.removal import DropTask
+from isthmus.probe.rows import tensors_in
+
+STAND_IN = "a PassThrough stands in its place: without it "
+
+
+class CannotGo(Exception):
+    """A block that cannot be taken out, and why."""
+
+
+class Dropped:
+    """A block that was taken out.
+
+    Args:
+        note: what had to be done, None where nothing.
+        undo: puts it back.
+    """
+
+    def __init__(self, note: str | None, undo: Callable[[], None]) -> None:
+        self.note, self.undo = note, undo
+
+
+def holder_of(model: nn.Module, block: nn.Module) -> tuple[str, nn.Module, str]:
+    """Name of the container that a block is in, the container, and the block's name within."""
+    for name, module in walk(model):
+        if isinstance(module, nn.Sequential | nn.ModuleList):
+            for part, child in module._modules.items():
+                if getattr(child, "_orig_mod", child) is block:
+                    return name, module, part
+    raise AssertionError("a block outside of any container")
+
+
+def without(holder: nn.Module, part: str) -> dict[str, Any]:
+    """Members of a container without one of them; numbered anew where their names are numbers."""
+    left = {key: module for key, module in holder._modules.items() if key != part}
+    return {str(i): m for i, m in enumerate(left.values())} if all(key.isdigit() for key in left) else left
+
+
+def drop_block(
+    model: nn.Module,
+    name: str,
+    block: nn.Module,
+    where: Mapping[str, str],
+    task: DropTask,
+    reloadable: bool = False,
+) -> Dropped:
+    """Take the block out; where the rest is another network without it, put a `PassThrough` there and say so.
+
+    What the network without the block is, its gate at 0 says: the block as the identity, all else as it is. Later
+    blocks may be called with their number, or take more from the block than the state. The configuration of a Hugging
+    Face model follows (`isthmus.probe.configs`), and what it then builds is compared with that network too.
+
+    Args:
+        model: is changed.
+        name: of the block.
+        block: the module.
+        where: name of a block → its run.
+        task: data and loss; the first batch is what outputs are compared on.
+        reloadable: refuse what ``save_pretrained`` could not write.
+
+    Raises:
+        CannotGo: no way gives that network.
+    """
+    device = device_of(model)
+    batch = to_device(next(iter(task)), device)
+    with undisturbed(model), Gates({name: block}, device, where, task.state, t=0.0) as gates:
+        with gates.forward_pass():
+            wanted = task.output(model, batch)
+    path, holder, part = holder_of(model, block)
+    before, left = dict(holder._modules), without(holder, part)
+    gone = list(before).index(part)
+    reasons: list[str] = []
+
+    def same(made: nn.Module) -> str | None:
+        """None where a model gives the outputs that are wanted, or what is wrong."""
+        try:
+            with undisturbed(made):
+                alike = _alike(task.output(made, batch), wanted)
+        except Exception as error:
+            return f"the model fails ({type(error).__name__}: {error})"
+        return None if alike else "the others compute something else than with the block as identity"
+
+    def put_back(change: Change) -> Callable[[], None]:
+        def undo() -> None:
+            holder._modules = before
+            change.undo()
+
+        return undo
+
+    again: str | None = None
+    usable: Edit | None = None
+    for edit in _ways(model, path, list(before.values()), gone):
+        change = Change()
+        holder._modules = left
+        edit(change)
+        wrong = same(model)
+        if wrong is not None:
+            reasons.append(wrong)
+        else:
+            again = _reload(model, same) if has_config(model) else None
+            if again is None:
+                return Dropped(None, put_back(change))
+            usable = usable or edit
+        put_back(change)()
+    if usable is not None and not reloadable:
+        change = Change()
+        holder._modules = left
+        usable(change)
+        return Dropped(f"saved and loaded again it is another network: {again}", put_back(change))
+    if again is not None:
+        raise CannotGo(f"it cannot go: saved and loaded again the rest is another network: {again}")
+    if reloadable and has_config(model):
+        raise CannotGo(f"it cannot go: without it {reasons[0]}, and a stand-in would not be saved")
+    holder._modules = before | {part: gates.stand_ins[name]}
+    wrong = same(model)
+    if wrong is None:
+        lost = "; save_pretrained does not know it, and its place in a cache stays empty" if has_config(model) else ""
+        return Dropped(f"{STAND_IN}{reasons[0]}{lost}", put_back(Change()))
+    holder._modules = before
+    raise CannotGo(f"it cannot go: without it {reasons[0]}; with a PassThrough in its place {wrong}")
+
+
+def _ways(model: nn.Module, path: str, members: Sequence[nn.Module], gone: int) -> list[Edit]:
+    """Ways to make numbers and configurations follow; the last, for what computes with its numbers, changes none."""
+
+    def numbers(change: Change) -> None:
+        renumber(change, members, gone)
+
+    def both(reading: Edit) -> Edit:
+        def edit(change: Change) -> None:
+            reading(change)
+            numbers(change)
+
+        return edit
+
+    if not has_config(model):
+        return [numbers, lambda change: None]
+    return [*map(both, readings(model, path, len(members), gone)), numbers, lambda change: None]
+
+
+def _reload(model: nn.Module, same: Callable[[nn.Module], str | None]) -> str | None:
+    """What is wrong with the model that its configuration builds, with these weights; None where nothing."""
+    try:
+        made = rebuilt(model)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    wrong = same(made)
+    return wrong and "its configuration makes blocks of another kind, or at other places"
+
+
+def _alike(a: object, b: object) -> bool:
+    """Whether two outputs are the same but for rounding."""
+    pairs = list(zip([x for _, x in tensors_in(a)], [x for _, x in tensors_in(b)], strict=False))
+    return all(
+        x.shape == y.shape and bool((x - y).abs().max() <= 1e-4 * y.abs().max() + 1e-12)
+        for x, y in pairs
+        if x.is_floating_point() and y.numel() and not x.is_nested
+    )
