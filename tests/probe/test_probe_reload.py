@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from isthmus.probe import simplify
+from isthmus.probe.configs import Change, cache_fault, renumber
 from isthmus.probe.gates import PassThrough
 
 transformers = pytest.importorskip("transformers")
@@ -121,7 +122,14 @@ def translation(kind):
     torch.manual_seed(0)
     if kind == "t5":
         config = transformers.T5Config(
-            vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=3, num_decoder_layers=4, num_heads=2
+            vocab_size=40,
+            d_model=16,
+            d_kv=8,
+            d_ff=24,
+            num_layers=4,
+            num_decoder_layers=3,
+            num_heads=2,
+            decoder_start_token_id=0,
         )
         return rough(transformers.T5ForConditionalGeneration(config))
     config = transformers.BartConfig(
@@ -137,9 +145,9 @@ def test_each_side_of_an_encoder_decoder_reloads(kind, side, tmp_path):
     model = translation(kind)
     ids, words = torch.randint(3, 40, (5, 7)), torch.randint(3, 40, (5, 6))
     batch = {"input_ids": ids, "decoder_input_ids": words, "labels": words}
-    stay = ["**.0", "**.2", "**.3"] if kind == "t5" and side == "decoder" else ["**.0", "**.2"]
-    found = simplify(model, [batch], next_token, blocks=[f"**.{side}.block.*", f"{side}.block.*", f"**.{side}.layers.*"],
-                     keep=stay, reloadable=True)  # fmt: skip
+    stay = ["**.0", "**.2", "**.3"] if kind == "t5" and side == "encoder" else ["**.0", "**.2"]
+    blocks = [f"**.{side}.block.*", f"{side}.block.*", f"**.{side}.layers.*"]
+    found = simplify(model, [batch], next_token, blocks=blocks, keep=stay, reloadable=True)
     assert len(found.rounds) == 1 and found.notes == (), found.notes
     again = reloaded(found.model, tmp_path)
     torch.testing.assert_close(run(again, batch), run(found.model, batch), rtol=1e-5, atol=1e-5)
@@ -149,22 +157,30 @@ def test_each_side_of_an_encoder_decoder_reloads(kind, side, tmp_path):
 
 
 def test_what_cannot_be_saved_is_said_or_refused():
-    """T5's first block makes the position bias of the others; GPT-2 may divide attention by the number of the block."""
+    """T5's first block makes the position bias of the others; GPT-2 may divide attention by a block's number."""
     t5, words = translation("t5"), torch.randint(3, 40, (5, 6))
     batch = {"input_ids": words, "decoder_input_ids": words, "labels": words}
-    options = {"keep": ["**.1", "**.2"], "blocks": "encoder.block.*"}
-    with_stand_in = simplify(t5, [batch], next_token, **options)
-    assert not any(isinstance(m, PassThrough) for m in with_stand_in.model.modules()) or any(
-        "save_pretrained does not know it" in note for note in with_stand_in.notes
-    )
+    options = {"keep": ["**.1", "**.2", "**.3"], "blocks": "encoder.block.*"}
+    loose = simplify(t5, [batch], next_token, **options)
+    assert not any(isinstance(m, PassThrough) for m in loose.model.modules())
+    assert loose.rounds == () and "encoder.block.0: it cannot go" in loose.notes[0]
     refused = simplify(t5, [batch], next_token, reloadable=True, **options)
     assert refused.rounds == () and "encoder.block.0: it cannot go" in refused.notes[0]
     gpt2 = language("gpt2", scale_attn_by_inverse_layer_idx=True)
     options = {"keep": ["**.1", "**.2", "**.3"], "blocks": "transformer.h.*"}
     loose = simplify(gpt2, sentences(), next_token, **options)
     assert len(loose.rounds) == 1 and "saved and loaded again it is another network" in loose.notes[0]
+    assert "makes blocks of another kind" in loose.notes[0] and len(loose.notes) == 1
     strict = simplify(gpt2, sentences(), next_token, reloadable=True, **options)
     assert strict.rounds == () and "saved and loaded again" in strict.notes[0]
+
+
+def test_a_decoder_deeper_than_its_encoder_has_no_cache_in_t5():
+    """transformers counts the places of the cache by the encoder's layers: said, since the drop makes it matter."""
+    model, words = translation("t5"), torch.randint(3, 40, (5, 6))
+    batch = {"input_ids": words, "decoder_input_ids": words, "labels": words}
+    found = simplify(model, [batch], next_token, keep=["**.0", "**.3"], blocks="encoder.block.*")
+    assert len(found.rounds) == 2 and "use_cache=False does" in found.notes[-1]
 
 
 def test_shared_layers_are_no_stack_to_drop_from():
@@ -174,3 +190,14 @@ def test_shared_layers_are_no_stack_to_drop_from():
     batch = {"input_ids": torch.randint(0, 40, (4, 6)), "labels": torch.randint(0, 2, (4,))}
     with pytest.raises(ValueError, match=r"expected blocks in a row"):
         simplify(model, [batch], lambda out, y: torch.nn.functional.cross_entropy(out.logits, y), drop=1)
+
+
+def test_a_cache_with_an_empty_first_place_is_found_out():
+    """Blocks that keep their numbers, as `simplify` left them before: the cache counts what is in its first place."""
+    model, batch = language("llama"), sentences()[0]
+    assert cache_fault(model, batch) is None
+    del model.model.layers[0]
+    model.config.num_hidden_layers = 3
+    assert cache_fault(model, batch) is not None
+    renumber(Change(), [model.model.layers[0], *model.model.layers], 0)
+    assert cache_fault(model, batch) is None

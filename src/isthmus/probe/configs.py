@@ -11,12 +11,13 @@ tried, and that one is taken which rebuilds the network: the same weights, and t
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from isthmus.probe.capture import undisturbed
 from isthmus.probe.find import walk
 
 DEPTHS = re.compile(r"(^|_)(layers?|blocks?|depth)$")  # num_hidden_layers, n_layer, encoder_layers, depth
@@ -126,6 +127,32 @@ def _cut_lists(change: Change, config: Any, count: int, gone: int) -> None:
             change.set(config, name, kind([*value[:gone], *value[gone + 1 :]]))
         elif value and _NUMBERS_OF_LAYERS.search(name) and all(type(i) is int and 0 <= i < count for i in value):
             change.set(config, name, kind([i - (i > gone) for i in value if i != gone]))
+
+
+def cache_fault(model: nn.Module, batch: object) -> str | None:
+    """What is wrong with generation with a cache, for a model that generates and a batch with ``input_ids``.
+
+    Three tokens for two rows, with and without; None where both give the same, or where nothing can be tried.
+    """
+    if not isinstance(batch, Mapping) or "input_ids" not in batch or not getattr(model, "can_generate", bool)():
+        return None
+    given = {k: batch[k][:2] for k in ("input_ids", "attention_mask") if isinstance(batch.get(k), torch.Tensor)}
+    options = {"min_new_tokens": 3, "max_new_tokens": 3, "do_sample": False, "num_beams": 1}
+    options |= {"return_dict_in_generate": True, "output_logits": True}
+    generate: Any = model.generate
+    with undisturbed(model):
+        try:
+            without = torch.stack(generate(**given, **options, use_cache=False).logits)
+        except Exception:
+            return None  # nor does it without
+        try:
+            cached = torch.stack(generate(**given, **options, use_cache=True).logits)
+        except Exception as error:
+            return f"with a cache it does not generate ({type(error).__name__}: {error}); use_cache=False does"
+    real = without.isfinite()
+    if bool(((cached - without)[real].abs() <= 1e-3 * without[real].abs().max()).all()):
+        return None
+    return "with a cache it generates something else than without: say use_cache=False"
 
 
 def rebuilt(model: nn.Module) -> nn.Module:

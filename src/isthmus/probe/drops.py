@@ -101,7 +101,7 @@ def drop_block(
 
     again: str | None = None
     usable: Edit | None = None
-    for edit in _ways(model, path, list(before.values()), gone):
+    for edit in _ways(model, path, [m for m in before.values() if m is not None], gone):
         change = Change()
         holder._modules = left
         edit(change)
@@ -109,10 +109,10 @@ def drop_block(
         if wrong is not None:
             reasons.append(wrong)
         else:
-            again = _reload(model, same) if has_config(model) else None
-            if again is None:
+            lost = _reload(model, same) if has_config(model) else None
+            if lost is None:
                 return Dropped(None, put_back(change))
-            usable = usable or edit
+            usable, again = usable or edit, again or lost
         put_back(change)()
     if usable is not None and not reloadable:
         change = Change()
@@ -126,8 +126,10 @@ def drop_block(
     holder._modules = before | {part: gates.stand_ins[name]}
     wrong = same(model)
     if wrong is None:
-        lost = "; save_pretrained does not know it, and its place in a cache stays empty" if has_config(model) else ""
-        return Dropped(f"{STAND_IN}{reasons[0]}{lost}", put_back(Change()))
+        unsaved = (
+            "; save_pretrained does not know it, and its place in a cache stays empty" if has_config(model) else ""
+        )
+        return Dropped(f"{STAND_IN}{reasons[0]}{unsaved}", put_back(Change()))
     holder._modules = before
     raise CannotGo(f"it cannot go: without it {reasons[0]}; with a PassThrough in its place {wrong}")
 

@@ -15,7 +15,9 @@ from dataclasses import replace
 from torch import nn
 
 from isthmus.model import LeakyResNet
+from isthmus.probe.batches import device_of, to_device
 from isthmus.probe.budget import Sizer, checked_budget
+from isthmus.probe.configs import cache_fault, has_config
 from isthmus.probe.drops import CannotGo, drop_block
 from isthmus.probe.find import pattern_matches, unwrap
 from isthmus.probe.inputs import Forward
@@ -94,6 +96,7 @@ def simplify(
     going.run(forced, count, max_increase, Sizer(task, limits))
     if len(going.rounds) < count and max_increase is None and not limits:
         notes.append(f"{len(going.rounds)} of {count} blocks went: the others cannot")
+    going.check_cache(inner)
     return going.result()
 
 
@@ -159,6 +162,15 @@ class _Going:
         self.rounds.append(Round(name, candidate.predicted, loss - self.loss_now))
         self.loss_now = loss
         return True
+
+    def check_cache(self, original: nn.Module) -> None:
+        """Say where a model that generated with a cache no longer does."""
+        if not self.rounds or not has_config(self.model):
+            return
+        batch = to_device(next(iter(self.task)), device_of(self.model))
+        fault = cache_fault(self.model, batch)
+        if fault and not cache_fault(original, batch):
+            self.notes.append(fault)
 
     def result(self) -> Simplified:
         """What came of it."""
