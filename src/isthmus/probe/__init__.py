@@ -3,6 +3,7 @@
 from isthmus._rooms import callable_room
 from isthmus.probe.find import Site, Skipped, find_layers
 from isthmus.probe.hamiltonian import HamiltonianEstimate
+from isthmus.probe.linear_fit import LinearFit, linear_fit
 from isthmus.probe.merge import merge_pair
 from isthmus.probe.moments import LayerMoments
 from isthmus.probe.pairs import PairMoments
@@ -12,6 +13,7 @@ from isthmus.probe.quantities import distance_from_null, null_control, with_unce
 from isthmus.probe.ranking import rank_blocks
 from isthmus.probe.records import EffectiveDepth
 from isthmus.probe.removal import Candidate, Round, Simplified
+from isthmus.probe.replace import Replaced, replace_run
 from isthmus.probe.rows import Reading
 from isthmus.probe.simplify import simplify
 from isthmus.probe.tsqr import StreamingQR
@@ -21,9 +23,11 @@ __all__ = [
     "EffectiveDepth",
     "HamiltonianEstimate",
     "LayerMoments",
+    "LinearFit",
     "PairMoments",
     "Profile",
     "Reading",
+    "Replaced",
     "Round",
     "Simplified",
     "Site",
@@ -31,10 +35,12 @@ __all__ = [
     "StreamingQR",
     "distance_from_null",
     "find_layers",
+    "linear_fit",
     "merge_pair",
     "null_control",
     "probe",
     "rank_blocks",
+    "replace_run",
     "simplify",
     "with_uncertainty",
 ]
