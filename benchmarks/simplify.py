@@ -27,6 +27,7 @@ class Residual(nn.Module):
         self.f = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The stream, and what is added to it."""
         return x + self.f(x)
 
 

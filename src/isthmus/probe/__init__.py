@@ -15,6 +15,7 @@ from isthmus.probe.records import EffectiveDepth
 from isthmus.probe.removal import Candidate, Round, Simplified
 from isthmus.probe.replace import Replaced, replace_run
 from isthmus.probe.rows import Reading
+from isthmus.probe.side_by_side import Rankings, rank_side_by_side
 from isthmus.probe.simplify import simplify
 from isthmus.probe.tsqr import StreamingQR
 
@@ -26,6 +27,7 @@ __all__ = [
     "LinearFit",
     "PairMoments",
     "Profile",
+    "Rankings",
     "Reading",
     "Replaced",
     "Round",
@@ -40,6 +42,7 @@ __all__ = [
     "null_control",
     "probe",
     "rank_blocks",
+    "rank_side_by_side",
     "replace_run",
     "simplify",
     "with_uncertainty",

@@ -18,19 +18,19 @@ BUDGETS = ("parameters", "flops", "ms")
 PASSES = 7  # of which the median counts, after one to warm up
 
 
-def checked_budget(budget: Mapping[str, float] | None) -> dict[str, float]:
+def checked_budget(budget: Mapping[str, int | float] | None) -> dict[str, float]:
     """The budget itself.
 
     Raises:
         ValueError: none of the names that there are, or a limit that is not positive.
     """
-    budget = dict(budget or {})
-    for name, limit in budget.items():
+    limits = {name: float(limit) for name, limit in (budget or {}).items()}
+    for name, limit in limits.items():
         if name not in BUDGETS:
             raise ValueError(f"budget: expected {', '.join(BUDGETS)}, got {name!r}")
         if not limit > 0:
             raise ValueError(f"budget: {name} expected a positive limit, got {limit!r}")
-    return budget
+    return limits
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Sizer:
     """
 
     task: DropTask
-    budget: Mapping[str, float]
+    budget: Mapping[str, int | float]
 
     def size(self, model: nn.Module) -> dict[str, float]:
         """Parameters (shared ones once), operations of a pass over the first batch, its median time in ms."""

@@ -14,6 +14,7 @@ from isthmus.probe.removal import DropTask
 from isthmus.probe.rows import tensors_in
 
 STAND_IN = "a PassThrough stands in its place: without it "
+UNSAVED = "; save_pretrained does not know it, and its place in a cache stays empty"
 
 
 class CannotGo(Exception):
@@ -84,20 +85,7 @@ def drop_block(
     reasons: list[str] = []
 
     def same(made: nn.Module) -> str | None:
-        """None where a model gives the outputs that are wanted, or what is wrong."""
-        try:
-            with undisturbed(made):
-                alike = _alike(task.output(made, batch), wanted)
-        except Exception as error:
-            return f"the model fails ({type(error).__name__}: {error})"
-        return None if alike else "the others compute something else than with the block as identity"
-
-    def put_back(change: Change) -> Callable[[], None]:
-        def undo() -> None:
-            holder._modules = before
-            change.undo()
-
-        return undo
+        return _difference(made, task, batch, wanted)
 
     again: str | None = None
     usable: Edit | None = None
@@ -111,14 +99,14 @@ def drop_block(
         else:
             lost = _reload(model, same) if has_config(model) else None
             if lost is None:
-                return Dropped(None, put_back(change))
+                return Dropped(None, _undo(holder, before, change))
             usable, again = usable or edit, again or lost
-        put_back(change)()
+        _undo(holder, before, change)()
     if usable is not None and not reloadable:
         change = Change()
         holder._modules = left
         usable(change)
-        return Dropped(f"saved and loaded again it is another network: {again}", put_back(change))
+        return Dropped(f"saved and loaded again it is another network: {again}", _undo(holder, before, change))
     if again is not None:
         raise CannotGo(f"it cannot go: saved and loaded again the rest is another network: {again}")
     if reloadable and has_config(model):
@@ -126,12 +114,30 @@ def drop_block(
     holder._modules = before | {part: gates.stand_ins[name]}
     wrong = same(model)
     if wrong is None:
-        unsaved = (
-            "; save_pretrained does not know it, and its place in a cache stays empty" if has_config(model) else ""
-        )
-        return Dropped(f"{STAND_IN}{reasons[0]}{unsaved}", put_back(Change()))
+        note = STAND_IN + reasons[0] + (UNSAVED if has_config(model) else "")
+        return Dropped(note, _undo(holder, before, Change()))
     holder._modules = before
     raise CannotGo(f"it cannot go: without it {reasons[0]}; with a PassThrough in its place {wrong}")
+
+
+def _undo(holder: nn.Module, before: dict[str, nn.Module | None], change: Change) -> Callable[[], None]:
+    """What puts the members of a container back, and all else that was changed."""
+
+    def undo() -> None:
+        holder._modules = before
+        change.undo()
+
+    return undo
+
+
+def _difference(model: nn.Module, task: DropTask, batch: object, wanted: object) -> str | None:
+    """None where a model gives the outputs that are wanted, or what is wrong."""
+    try:
+        with undisturbed(model):
+            alike = _alike(task.output(model, batch), wanted)
+    except Exception as error:
+        return f"the model fails ({type(error).__name__}: {error})"
+    return None if alike else "the others compute something else than with the block as identity"
 
 
 def _ways(model: nn.Module, path: str, members: Sequence[nn.Module], gone: int) -> list[Edit]:

@@ -276,7 +276,8 @@ def _last_linear(
     ran = {key: chosen[key] for key in (name, *members)}
 
     def states(hook: tuple[nn.Module, Callable[..., Any]] | None) -> Tensor | None:
-        with undisturbed(model), _States(ran, task, device, where[name]) as gates:
+        gates = _States(ran, task, device, where[name])
+        with undisturbed(model), gates:
             handle = hook[0].register_forward_hook(hook[1]) if hook else None
             try:
                 with gates.forward_pass():
@@ -323,8 +324,9 @@ def _fit(
     axis = -1
     added: list[Tensor] = []
     handle = layer.module.register_forward_hook(lambda _, __, y: added.append(y.detach().clone())) if layer else None
+    gates = _States({n: chosen[n] for n in members}, task, device, where[members[0]])
     try:
-        with undisturbed(model), _States({n: chosen[n] for n in members}, task, device, where[members[0]]) as gates:
+        with undisturbed(model), gates:
             for batch in task:
                 added.clear()
                 with gates.forward_pass():

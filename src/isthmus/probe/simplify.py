@@ -42,7 +42,7 @@ def simplify(
     batch_size: int = 256,
     merge: str = "fit",
     state: Mapping[str, Choice] | None = None,
-    budget: Mapping[str, float] | None = None,
+    budget: Mapping[str, int | float] | None = None,
     reloadable: bool = False,
 ) -> Simplified:
     """A smaller working network, without the blocks that do least; the original is not touched.
