@@ -1,13 +1,15 @@
-"""What `simplify` predicts and measures, and what one linear map saves: five architectures, trained here in a minute.
+"""What `simplify` predicts and measures, and what one linear map saves: five architectures, trained here.
 
-    python benchmarks/simplify.py
+    python benchmarks/simplify.py --seeds 1 --json out.json
 
 Each has eight blocks; a quarter goes. ``predicted`` and ``measured`` are changes of the mean loss by dropping two
 blocks one by one; ``dropped`` and ``replaced`` are of the run of two that `replace_run` chooses. Data are the digits of
 scikit-learn (images in patches for the ViT) and sequences that go on by a step of their own; on the training part.
 """
 
+import argparse
 import json
+from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
@@ -101,31 +103,29 @@ def trained(model: nn.Module, batch: object, loss: object, steps: int = 150) -> 
 
 
 def main() -> None:
-    """Print the table, and the numbers as JSON."""
+    """Print the table, row by row, and write the numbers as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
     rows = []
-    for seed in range(3):
+    print("| model | seed | loss | predicted | measured | run dropped | run replaced | into |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for seed in range(options.seeds):
         torch.manual_seed(seed)
         for name, model, batch, loss in cases():
             trained(model, batch, loss)
             small = simplify(model, [batch], loss, drop=2, batch_size=2048)
             replaced = replace_run(model, [batch], loss, run=2, batch_size=2048)
             before = replaced.loss_before
-            row = {
-                "model": name,
-                "seed": seed,
-                "loss": before,
-                "predicted": small.predicted,
-                "measured": small.measured,
-            }
-            row |= {"dropped": replaced.loss_dropped - before, "replaced": replaced.loss_after - before}
-            rows.append(row | {"into": replaced.into if replaced.merged else "a new map"})
-            print(row, flush=True)
-    print("\n| model | seed | loss | predicted | measured | run dropped | run replaced | into |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for row in sorted(rows, key=lambda r: r["model"]):
-        numbers = " | ".join(f"{row[k]:+.4f}" for k in ("predicted", "measured", "dropped", "replaced"))
-        print(f"| {row['model']} | {row['seed']} | {row['loss']:.4f} | {numbers} | {row['into']} |")
-    print(json.dumps(rows))
+            changes = {"predicted": small.predicted, "measured": small.measured}
+            changes |= {"dropped": replaced.loss_dropped - before, "replaced": replaced.loss_after - before}
+            into = replaced.into if replaced.merged else "a new map"
+            rows.append({"model": name, "seed": seed, "loss": before, "into": into} | changes)
+            numbers = " | ".join(f"{value:+.4f}" for value in changes.values())
+            print(f"| {name} | {seed} | {before:.4f} | {numbers} | `{into}` |", flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from isthmus.probe.find import walk
 DEPTHS = re.compile(r"(^|_)(layers?|blocks?|depth)$")  # num_hidden_layers, n_layer, encoder_layers, depth
 PLACES = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx")
 _NUMBERS_OF_LAYERS = re.compile(r"(layers|indices|indexes|idxs?|ids)$")
-_PREFIXES = ("first_k_dense_replace", "max_window_layers")  # so many of the first layers are of another kind
+_PREFIXES = ("first_k_dense_replace", "max_window_layers")  # how many of the first layers are of another kind
 
 
 def has_config(model: nn.Module) -> bool:

@@ -69,7 +69,7 @@ def simplify(
         batch_size: see `rank_blocks`.
         merge: for a `LeakyResNet`, ``fit`` or ``average``: see `isthmus.probe.merge.merge_pair`.
         state: see `rank_blocks`.
-        budget: at most so many ``parameters``, ``flops`` (of a pass over the first batch) or ``ms`` (its median time).
+        budget: upper limits of ``parameters``, ``flops`` (of a pass over the first batch), ``ms`` (its median time).
         reloadable: refuse to drop blocks without which a Hugging Face model cannot be saved and loaded again.
 
     Raises:
@@ -123,7 +123,7 @@ class _Going:
         self.loss_before = self.loss_now = task.mean(model)
 
     def run(self, forced: set[str] | None, count: int, max_increase: float | None, sizer: Sizer) -> None:
-        """Drop until so many went, the budget is met, or the gate on the measured loss lets none through."""
+        """Drop until the number asked for went, the budget is met, or the gate on the measured loss lets none through."""
         gate = math.inf if max_increase is None else self.loss_before + max_increase
         self.sizes = [sizer.size(self.model)] * 2
         while len(self.rounds) < count and (not sizer.budget or sizer.over(self.sizes[1])):
