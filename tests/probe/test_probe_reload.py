@@ -201,3 +201,29 @@ def test_a_cache_with_an_empty_first_place_is_found_out():
     assert cache_fault(model, batch) is not None
     renumber(Change(), [model.model.layers[0], *model.model.layers], 0)
     assert cache_fault(model, batch) is None
+
+
+def test_a_block_that_is_put_back_leaves_everything_as_it_was():
+    model, data = language("qwen2"), sentences()
+    found = simplify(model, data, next_token, max_increase=-1e6)
+    assert found.rounds == () and found.notes == ()
+    assert found.model.config.to_dict() == model.config.to_dict()
+    assert [layer.self_attn.layer_idx for layer in found.model.model.layers] == [0, 1, 2, 3]
+    torch.testing.assert_close(run(found.model, data[0]), run(model, data[0]), rtol=0, atol=0)
+
+
+def test_a_model_within_another_follows_too(tmp_path):
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = language("qwen2")
+
+        def forward(self, input_ids):
+            return self.inner(input_ids=input_ids)
+
+    data = sentences()
+    found = simplify(Wrapped(), data, next_token, drop=2, reloadable=True)
+    assert len(found.rounds) == 2 and found.notes == ()
+    inner = found.model.inner
+    assert inner.config.num_hidden_layers == len(inner.config.layer_types) == 2
+    torch.testing.assert_close(run(reloaded(inner, tmp_path), data[0]), run(inner, data[0]), rtol=1e-5, atol=1e-5)

@@ -31,6 +31,11 @@ def has_config(model: nn.Module) -> bool:
     return hasattr(model, "save_pretrained") and hasattr(getattr(model, "config", None), "to_dict")
 
 
+def saved_part(model: nn.Module, path: str) -> nn.Module | None:
+    """The outermost module from the model down to a container that `has_config`: models are put into others."""
+    return next((module for module in _down(model, path) if has_config(module)), None)
+
+
 class Change:
     """What of a model's configurations and blocks is altered when a block goes; `undo` puts all of it back."""
 
@@ -60,13 +65,13 @@ def renumber(change: Change, members: Sequence[nn.Module], gone: int) -> None:
         members: of the container before the block goes.
         gone: place of the block that goes.
     """
-    for place, member in enumerate(members):
-        for module in member.modules() if place > gone else ():
-            for name in PLACES:
-                # a number that is not the place (counted from elsewhere, or None) is shifted all the same
-                value = vars(module).get(name)
-                if isinstance(value, int) and not isinstance(value, bool):
-                    change.set(module, name, value - 1)
+    later = {id(module): module for member in members[gone + 1 :] for module in member.modules()}
+    for module in later.values():
+        for name in PLACES:
+            # a number that is not the place, but counted from elsewhere, is shifted all the same
+            value = vars(module).get(name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                change.set(module, name, value - 1)
 
 
 def readings(model: nn.Module, path: str, count: int, gone: int) -> list[Edit]:
@@ -97,11 +102,14 @@ def readings(model: nn.Module, path: str, count: int, gone: int) -> list[Edit]:
 
 def _owners(model: nn.Module, path: str) -> list[Any]:
     """Configurations of the modules from the model down to the container, each once."""
-    parts = path.split(".") if path else []
-    named = dict(walk(model))
-    modules = [named[".".join(parts[:i])] for i in range(len(parts) + 1)]
-    configs = [c for m in modules if hasattr(c := getattr(m, "config", None), "to_dict")]
+    configs = [c for m in _down(model, path) if hasattr(c := getattr(m, "config", None), "to_dict")]
     return list({id(config): config for config in configs}.values())
+
+
+def _down(model: nn.Module, path: str) -> list[nn.Module]:
+    """The modules from the model down to one of its parts, both among them."""
+    parts, named = path.split(".") if path else [], dict(walk(model))
+    return [named[".".join(parts[:i])] for i in range(len(parts) + 1)]
 
 
 def _depths(config: Any, count: int, path: str) -> list[str]:

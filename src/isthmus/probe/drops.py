@@ -7,7 +7,7 @@ from torch import nn
 
 from isthmus.probe.batches import device_of, to_device
 from isthmus.probe.capture import undisturbed
-from isthmus.probe.configs import Change, Edit, has_config, readings, rebuilt, renumber
+from isthmus.probe.configs import Change, Edit, readings, rebuilt, renumber, saved_part
 from isthmus.probe.find import walk
 from isthmus.probe.gates import Gates
 from isthmus.probe.removal import DropTask
@@ -83,6 +83,7 @@ def drop_block(
     before, left = dict(holder._modules), without(holder, part)
     gone = list(before).index(part)
     reasons: list[str] = []
+    saved = saved_part(model, path)
 
     def same(made: nn.Module) -> str | None:
         return _difference(made, task, batch, wanted)
@@ -97,7 +98,7 @@ def drop_block(
         if wrong is not None:
             reasons.append(wrong)
         else:
-            lost = _reload(model, same) if has_config(model) else None
+            lost = None if saved is None else _reload(saved, same if saved is model else None)
             if lost is None:
                 return Dropped(None, _undo(holder, before, change))
             usable, again = usable or edit, again or lost
@@ -109,12 +110,12 @@ def drop_block(
         return Dropped(f"saved and loaded again it is another network: {again}", _undo(holder, before, change))
     if again is not None:
         raise CannotGo(f"it cannot go: saved and loaded again the rest is another network: {again}")
-    if reloadable and has_config(model):
+    if reloadable and saved is not None:
         raise CannotGo(f"it cannot go: without it {reasons[0]}, and a stand-in would not be saved")
     holder._modules = before | {part: gates.stand_ins[name]}
     wrong = same(model)
     if wrong is None:
-        note = STAND_IN + reasons[0] + (UNSAVED if has_config(model) else "")
+        note = STAND_IN + reasons[0] + (UNSAVED if saved is not None else "")
         return Dropped(note, _undo(holder, before, Change()))
     holder._modules = before
     raise CannotGo(f"it cannot go: without it {reasons[0]}; with a PassThrough in its place {wrong}")
@@ -153,18 +154,21 @@ def _ways(model: nn.Module, path: str, members: Sequence[nn.Module], gone: int) 
 
         return edit
 
-    if not has_config(model):
-        return [numbers, lambda change: None]
     return [*map(both, readings(model, path, len(members), gone)), numbers, lambda change: None]
 
 
-def _reload(model: nn.Module, same: Callable[[nn.Module], str | None]) -> str | None:
-    """What is wrong with the model that its configuration builds, with these weights; None where nothing."""
+def _reload(model: nn.Module, same: Callable[[nn.Module], str | None] | None) -> str | None:
+    """What is wrong with the model that its configuration builds, with these weights; None where nothing.
+
+    Args:
+        model: that is saved.
+        same: compares outputs; None where the model is a part of another, and its weights alone are compared.
+    """
     try:
         made = rebuilt(model)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    wrong = same(made)
+    wrong = same(made) if same is not None else None
     return wrong and "its configuration makes blocks of another kind, or at other places"
 
 
