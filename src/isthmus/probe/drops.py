@@ -1,6 +1,7 @@
 """One block taken out of a model, so that the rest works, is the network without it, and can be saved and loaded."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -59,9 +60,8 @@ def drop_block(
 ) -> Dropped:
     """Take the block out; where the rest is another network without it, put a `PassThrough` there and say so.
 
-    What the network without the block is, its gate at 0 says: the block as the identity, all else as it is. Later
-    blocks may be called with their number, or take more from the block than the state. The configuration of a Hugging
-    Face model follows (`isthmus.probe.configs`), and what it then builds is compared with that network too.
+    What the network without the block is, its gate at 0 says. Later blocks may be called with their number, or take
+    more from the block than the state. Configurations follow, and what they build is compared too.
 
     Args:
         model: is changed.
@@ -74,20 +74,13 @@ def drop_block(
     Raises:
         CannotGo: no way gives that network.
     """
-    device = device_of(model)
-    batch = to_device(next(iter(task)), device)
-    with undisturbed(model), Gates({name: block}, device, where, task.state, t=0.0) as gates:
-        with gates.forward_pass():
-            wanted = task.output(model, batch)
+    batch, wanted, stand_in = _as_identity(model, name, block, where, task)
+    same = partial(_difference, task=task, batch=batch, wanted=wanted)
     path, holder, part = holder_of(model, block)
     before, left = dict(holder._modules), without(holder, part)
     gone = list(before).index(part)
     reasons: list[str] = []
     saved = saved_part(model, path)
-
-    def same(made: nn.Module) -> str | None:
-        return _difference(made, task, batch, wanted)
-
     again: str | None = None
     usable: Edit | None = None
     for edit in _ways(model, path, [m for m in before.values() if m is not None], gone):
@@ -112,13 +105,25 @@ def drop_block(
         raise CannotGo(f"it cannot go: saved and loaded again the rest is another network: {again}")
     if reloadable and saved is not None:
         raise CannotGo(f"it cannot go: without it {reasons[0]}, and a stand-in would not be saved")
-    holder._modules = before | {part: gates.stand_ins[name]}
+    holder._modules = before | {part: stand_in}
     wrong = same(model)
     if wrong is None:
         note = STAND_IN + reasons[0] + (UNSAVED if saved is not None else "")
         return Dropped(note, _undo(holder, before, Change()))
     holder._modules = before
     raise CannotGo(f"it cannot go: without it {reasons[0]}; with a PassThrough in its place {wrong}")
+
+
+def _as_identity(
+    model: nn.Module, name: str, block: nn.Module, where: Mapping[str, str], task: DropTask
+) -> tuple[object, object, nn.Module]:
+    """The first batch, what the model returns for it with a block as the identity, and what can stand in for it."""
+    device = device_of(model)
+    batch = to_device(next(iter(task)), device)
+    with undisturbed(model), Gates({name: block}, device, where, task.state, t=0.0) as gates:
+        with gates.forward_pass():
+            wanted = task.output(model, batch)
+    return batch, wanted, gates.stand_ins[name]
 
 
 def _undo(holder: nn.Module, before: dict[str, nn.Module | None], change: Change) -> Callable[[], None]:

@@ -123,7 +123,7 @@ class _Going:
         self.loss_before = self.loss_now = task.mean(model)
 
     def run(self, forced: set[str] | None, count: int, max_increase: float | None, sizer: Sizer) -> None:
-        """Drop until the number asked for went, the budget is met, or the gate on the measured loss lets none through."""
+        """Drop until the number asked for went, the budget is met, or the gate lets none through."""
         gate = math.inf if max_increase is None else self.loss_before + max_increase
         self.sizes = [sizer.size(self.model)] * 2
         while len(self.rounds) < count and (not sizer.budget or sizer.over(self.sizes[1])):
