@@ -125,7 +125,7 @@ def test_how_far_to_go():
     assert simplify(net, batches, cross_entropy, blocks="blocks.[13]", keep=1).dropped[0] in ("blocks.1", "blocks.3")
     assert len(simplify(net, batches, cross_entropy, max_increase=1e9).rounds) == 4
     some = simplify(net, batches, cross_entropy, max_increase=1e-3)
-    assert some.predicted <= 1e-3
+    assert some.measured <= 1e-3
     assert simplify(net, batches, cross_entropy, max_increase=-1e9).model is not net
 
 

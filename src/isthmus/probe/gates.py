@@ -134,7 +134,9 @@ class Gates:
         step = y - x
         self._add(name, x.detach(), y.detach(), step.detach())
         self.stand_ins[name] = PassThrough(self.blocks[name], entry, y, output)
-        return with_tensor(output, y, x + self.t[name].to(step.dtype) * step)
+        t = self.t[name].to(step.dtype)
+        # exactly y at t = 1, so that the next block is seen to take it, and exactly x at t = 0
+        return with_tensor(output, y, y + (t - 1) * step if float(t.detach()) else x + t * step)
 
     def _add(self, name: str, x: Tensor, y: Tensor, step: Tensor) -> None:
         sums = self.sums[name]

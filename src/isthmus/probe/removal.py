@@ -69,6 +69,8 @@ class Simplified:
         loss_after: the same of the smaller network.
         candidates: the ranking of the first round.
         notes: choices made on the way.
+        size_before: in the units of the budget that was given.
+        size_after: the same of the smaller network.
     """
 
     model: nn.Module
@@ -78,6 +80,8 @@ class Simplified:
     loss_after: float
     candidates: tuple[Candidate, ...]
     notes: tuple[str, ...] = ()
+    size_before: Mapping[str, float] = field(default_factory=dict)
+    size_after: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -99,6 +103,7 @@ class Simplified:
         lines += [f"{r.name:<24}{r.predicted:>+14.4g}{r.measured:>+14.4g}" for r in self.rounds]
         lines.append(f"{'in all':<24}{self.predicted:>+14.4g}{self.measured:>+14.4g}")
         lines.append(f"loss {self.loss_before:.4g} -> {self.loss_after:.4g}; kept {', '.join(self.kept) or 'none'}")
+        lines += [f"{name} {size:.6g} -> {self.size_after[name]:.6g}" for name, size in self.size_before.items()]
         return "\n".join((*lines, *self.notes))
 
 
