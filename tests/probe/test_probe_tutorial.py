@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from isthmus.probe import replace_run
+
 PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "probe.md"
 
 
@@ -28,3 +30,7 @@ def test_the_tutorial_runs(capsys):
     assert len(found.layers) == 3 and abs(found.effective_depth - 3) < 1e-6 and found.median < 0
     with torch.no_grad():
         torch.testing.assert_close(names["profile"].record("stem").count, 300 * 16)
+    # a third of its blocks as one linear map: at most half of what dropping them costs
+    data = [(names["images"][names["train"]], names["labels"][names["train"]])]
+    replaced = replace_run(net, data, torch.nn.functional.cross_entropy, run=2)
+    assert replaced.loss_after - replaced.loss_before <= 0.5 * (replaced.loss_dropped - replaced.loss_before)
