@@ -3,10 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from isthmus._support import require
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CONFIDENCE = 0.95
 RESAMPLES = 5000
@@ -55,6 +57,8 @@ def stratified_interval(strata: Sequence[Sequence[float]], resamples: int = RESA
     Raises:
         ImportError: scipy is not installed.
     """
+    import numpy as np  # here: `isthmus --help` reads this module, and needs none
+
     kept = [np.asarray([v for v in stratum if math.isfinite(v)], dtype=float) for stratum in strata]
     kept = [stratum for stratum in kept if len(stratum)]
     if not kept:
@@ -64,13 +68,13 @@ def stratified_interval(strata: Sequence[Sequence[float]], resamples: int = RESA
         return Interval(estimate, math.nan, math.nan, seeds)
     stats = require("scipy.stats", "the claims", "'isthmus[claims]'")
 
-    def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+    def statistic(*samples: "np.ndarray", axis: int = -1) -> "np.ndarray":
         return np.median(np.concatenate(samples, axis=axis), axis=axis)
 
     many = [stratum for stratum in kept if len(stratum) > 1]
     single = [stratum for stratum in kept if len(stratum) == 1]
 
-    def joined(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+    def joined(*samples: "np.ndarray", axis: int = -1) -> "np.ndarray":
         fixed = [np.broadcast_to(s, (*samples[0].shape[:-1], 1)) for s in single]
         return statistic(*samples, *fixed, axis=axis)
 
