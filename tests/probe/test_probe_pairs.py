@@ -64,7 +64,10 @@ def test_pairs_against_everything_at_once(activation, options):
     close(q["block_influence"], 1 - float(cosines.mean()))
     assert q["cosine_rows"] == 199 and q["count"] == 200
     layer = moments_of(A, activation, **options)
-    same(one.merge(two).before().quantities(), layer.quantities(), 1e-6, {"coi_error", "coi_off_image"})
+    before, expected = one.merge(two).before().quantities(), layer.quantities()
+    for name in ("participation_ratio_rows", "participation_ratio_both"):  # they need fourth powers, which pairs lack
+        del expected[name]
+    same(before, expected, 1e-6, {"coi_error", "coi_off_image"})
 
 
 def test_a_pair_that_stands_still_and_one_that_doubles():

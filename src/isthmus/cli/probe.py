@@ -26,6 +26,7 @@ class _Positions(StrEnum):
 
 
 class _Method(StrEnum):
+    auto = "auto"
     qr = "qr"
     gram = "gram"
 
@@ -119,7 +120,7 @@ def probe(
             "--activation",
             metavar="NAME",
             help="The next layer's nonlinearity: relu, smooth_relu, identity, or PATTERN=NAME,... "
-            "(default: relu; of a run its own).",
+            "(default: read off the network; of a run its own).",
         ),
     ] = None,
     append_one: Annotated[
@@ -127,8 +128,12 @@ def probe(
     ] = True,
     gamma0: Annotated[float, _measure("--gamma0", help="Of the stable norms (E7), above 0.")] = 1e-3,
     method: Annotated[
-        _Method, _measure("--method", help="qr: all digits. gram: 4 to 8 times faster, half the digits.")
-    ] = _Method.qr,
+        _Method,
+        _measure(
+            "--method",
+            help="qr: all digits. gram: 4 to 8 times faster, half the digits. auto: qr for float64 states, else gram.",
+        ),
+    ] = _Method.auto,
     shards: Annotated[
         int | None,
         _measure(

@@ -1,18 +1,19 @@
 """`LayerMoments`: everything the quantities of one layer need, in one pass over samples and memory O(width²)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isthmus.activations import Activation, ReLU
+from isthmus.activations import Activation, Identity, ReLU
+from isthmus.probe.fourth import FourthMoments, unbiased_dimensions
 from isthmus.probe.gram import GramSums
-from isthmus.probe.projection import spectral_quantities
-from isthmus.probe.sums import FactorSums, Sums
+from isthmus.probe.perturb import ROWS_FOR_FIRST_ORDER, Nearby, leave_out
+from isthmus.probe.projection import Projection, spectral_quantities
+from isthmus.probe.sums import STATES, FactorSums, Sums
 
 METHODS = ("qr", "gram")
-STATES = 1  # block of the states themselves, after the features
 
 
 def checked_rows(rows: Tensor, width: int, name: str = "rows") -> Tensor:
@@ -62,7 +63,15 @@ def make_sums(
         return FactorSums(widths, activation.append_one, device=device, block_rows=block_rows)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
-    return GramSums(widths, activation.append_one, dtype=dtype, device=device, block_rows=block_rows, spectra=spectra)
+    return GramSums(
+        widths,
+        activation.append_one,
+        dtype=dtype,
+        device=device,
+        block_rows=block_rows,
+        spectra=spectra,
+        itself=isinstance(activation, Identity) and not activation.append_one,
+    )
 
 
 class Moments:
@@ -169,6 +178,10 @@ class LayerMoments(Moments):
 
     _blocks = 2
 
+    def __init__(self, *args, **options) -> None:  # type: ignore[no-untyped-def]  # those of Moments
+        super().__init__(*args, **options)
+        self._fourth = FourthMoments(self.width, self.device) if self.spectra else None
+
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
         """Add rows ``(n, width)`` of any floating dtype and device; n may be 0.
@@ -181,6 +194,8 @@ class LayerMoments(Moments):
         for piece in rows.split(self._sums.chunk):
             states = piece.to(self.device, self.dtype)
             self._sums.update((self.activation.value(states), states))
+            if self._fourth is not None:
+                self._fourth.add(states)
 
     def merge(self, other: "LayerMoments") -> "LayerMoments":
         """The moments of both's rows, on this one's device; neither changes. Associative to about 1e-12.
@@ -188,13 +203,29 @@ class LayerMoments(Moments):
         Raises:
             ValueError: the other was made with other arguments.
         """
-        return self._of(self._merged(other))
-
-    def _of(self, sums: Sums) -> "LayerMoments":
         made = self._empty()
         assert isinstance(made, LayerMoments)
-        made._sums = sums
+        made._sums = self._merged(other)
+        if self._fourth is not None and other._fourth is not None:
+            made._fourth = self._fourth.combined(self._sums, other._fourth, other._sums)
         return made
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors that hold everything, to be saved or sent."""
+        powers = {} if self._fourth is None else self._fourth.state_dict()
+        return super().state_dict() | {f"fourth_{name}": value for name, value in powers.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the state of an accumulator made with the same arguments, in place of what is here.
+
+        Raises:
+            ValueError: it was made with others.
+        """
+        super().load_state_dict(state)
+        powers = {name.removeprefix("fourth_"): x for name, x in state.items() if name.startswith("fourth_")}
+        self._fourth = FourthMoments(self.width, self.device) if powers else None
+        if self._fourth is not None:
+            self._fourth.load_state_dict(powers)
 
     def mean(self) -> Float[Tensor, "width"]:
         """Mean state."""
@@ -220,6 +251,8 @@ class LayerMoments(Moments):
         - coi_error, coi_stable_error: relative error by rounding, estimated.
         - stable_rank, nuclear_rank, participation_ratio, effective_rank, rank_1e-2 of A: see
           `isthmus.probe.projection.spectral_quantities`.
+        - participation_ratio_rows, participation_ratio_both: about the mean, without the bias of finite rows, and of
+          finite neurons as well; NaN where they cannot be had: see `isthmus.probe.fourth.unbiased_dimensions`.
         - norm ``‖A‖_F``, rms_norm of a row, mean_norm of the mean row; condition and feature_rank of the features;
           count.
 
@@ -230,21 +263,58 @@ class LayerMoments(Moments):
             ValueError: no rows yet, or γ_0 not positive.
         """
         self._some()
-        if not gamma0 > 0:
-            raise ValueError(f"gamma0 must be positive, got {gamma0}")
-        found: dict[str, float] = {"count": float(self.count)}
-        for centred, suffix in ((False, ""), (True, "_centred")):
-            projection = self._sums.project((STATES,), centred)
-            found |= {
-                "coi" + suffix: projection.inner(),
-                "coi_stable" + suffix: projection.stable(gamma0=gamma0),
-                "coi_off_image" + suffix: projection.outside(),
-                "coi_error" + suffix: projection.error(),
-                "coi_stable_error" + suffix: projection.stable_error(gamma0=gamma0),
-            }
-            if self.spectra:
-                found |= spectral_quantities(self.spectrum(centred), suffix)
-            if not centred:
-                found |= {"norm": projection.energy() ** 0.5, "rms_norm": (projection.energy() / self.count) ** 0.5}
-                found |= {"condition": projection.condition, "feature_rank": float(projection.rank)}
-        return found | {"mean_norm": float(self.mean().norm())}
+        _positive(gamma0)
+        projections = {centred: self._sums.project((STATES,), centred) for centred in (False, True)}
+        spectra = {centred: self.spectrum(centred) for centred in (False, True)} if self.spectra else {}
+        return _quantities(self._sums, projections, spectra, self._fourth, gamma0)
+
+    @torch.no_grad()
+    def without_each(self, shards: Sequence["LayerMoments"], gamma0: float) -> list[dict[str, float]] | None:
+        """The quantities without each of the parts, to first order; None where they have to be computed anew."""
+        own = self._sums
+        if not isinstance(own, GramSums) or self.count < ROWS_FOR_FIRST_ORDER * self.width:
+            return None
+        found = []
+        parts = [shard._sums for shard in shards if isinstance(shard._sums, GramSums)]
+        spectra = STATES if self.spectra else None
+        if spectra is None:
+            return None
+        for shard, left in zip(shards, leave_out(own, parts, (STATES,), gamma0, True, spectra), strict=True):
+            fourth = self._fourth
+            if fourth is not None and shard._fourth is not None:
+                fourth = fourth.combined(own, shard._fourth, shard._sums, -1)
+            found.append(_quantities(left.sums, left.projections, left.spectra, fourth, gamma0))
+        return found
+
+
+def _positive(gamma0: float) -> None:
+    if not gamma0 > 0:
+        raise ValueError(f"gamma0 must be positive, got {gamma0}")
+
+
+def _quantities(
+    sums: Sums,
+    projections: Mapping[bool, Projection | Nearby],
+    spectra: Mapping[bool, Tensor],
+    fourth: FourthMoments | None,
+    gamma0: float,
+) -> dict[str, float]:
+    """The numbers of a layer from norms and spectra, by whether about the mean."""
+    found: dict[str, float] = {"count": float(sums.count)}
+    for centred, suffix in ((False, ""), (True, "_centred")):
+        projection = projections[centred]
+        found |= {
+            "coi" + suffix: projection.inner(),
+            "coi_stable" + suffix: projection.stable(gamma0=gamma0),
+            "coi_off_image" + suffix: projection.outside(),
+            "coi_error" + suffix: projection.error(),
+            "coi_stable_error" + suffix: projection.stable_error(gamma0=gamma0),
+        }
+        if centred in spectra:
+            found |= spectral_quantities(spectra[centred], suffix)
+        if not centred:
+            found |= {"norm": projection.energy() ** 0.5, "rms_norm": (projection.energy() / sums.count) ** 0.5}
+            found |= {"condition": projection.condition, "feature_rank": float(projection.rank)}
+    if fourth is not None:
+        found |= unbiased_dimensions(sums, fourth, spectra[True])
+    return found | {"mean_norm": float(sums.mean(STATES).norm())}

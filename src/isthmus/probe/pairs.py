@@ -1,11 +1,19 @@
 """`PairMoments`: two consecutive states of a stack: how far the step goes, in which direction, at what kinetic cost."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from isthmus.probe.gram import GramSums
 from isthmus.probe.moments import STATES, LayerMoments, Moments, checked_rows
+from isthmus.probe.perturb import ROWS_FOR_FIRST_ORDER, Nearby, leave_out
+from isthmus.probe.projection import Projection
 
 STEP = 2  # block of the differences
+# Below this share of the state off the features' span, what the skip carries cannot be told from rounding.
+LEAST_OFF_SPAN = 1e-6
 
 
 class PairMoments(Moments):
@@ -78,7 +86,7 @@ class PairMoments(Moments):
             method=self.method,
             spectra=self.spectra,
         )
-        made._sums = self._sums.leading(STATES + 1)
+        made._sums, made._fourth = self._sums.leading(STATES + 1), None
         return made
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -108,6 +116,8 @@ class PairMoments(Moments):
         - coi, coi_stable before, and speed_ratio ``√(kinetic_k_stable/coi_stable)``, which needs no ρ: 1 for a
           step that doubles the state.
         - kinetic_k_error, kinetic_k_stable_error: relative error by rounding, estimated.
+        - skip ``⟨A_after, A_before⟩_⊥/‖A_before‖²_⊥`` off the span of the features (NaN where it cannot be told), and
+          growth ``‖A_after‖/‖A_before‖``: see `Profile.effective_depth`.
 
         Args:
             gamma0: γ_0 of (E7).
@@ -118,30 +128,55 @@ class PairMoments(Moments):
         self._some()
         if not gamma0 > 0:
             raise ValueError(f"gamma0 must be positive, got {gamma0}")
-        metric = self._sums.project((STATES, STEP))
-        after, cosine, cosine_2, rows = self._rows.tolist()
-        before, step = metric.energy(0) ** 0.5, metric.energy(1) ** 0.5
-        mean = cosine / rows if rows else 0.0
-        coi, kinetic = metric.stable(gamma0=gamma0), metric.stable(1, 1, gamma0=gamma0)
-        return {
-            "count": float(self.count),
-            "norm_before": before,
-            "norm_after": after**0.5,
-            "norm_step": step,
-            "step_change": step / after**0.5 if after else 0.0,
-            "step_change_before": step / before if before else 0.0,
-            "cosine_mean": mean,
-            "cosine_std": max(cosine_2 / rows - mean**2, 0.0) ** 0.5 if rows else 0.0,
-            "cosine_rows": rows,
-            "block_influence": 1 - mean,
-            "kinetic_k": metric.inner(1, 1),
-            "kinetic_k_stable": kinetic,
-            "cross_k": metric.inner(1, 0),
-            "cross_k_stable": metric.stable(1, 0, gamma0=gamma0),
-            "step_off_image": metric.outside(1),
-            "coi": metric.inner(),
-            "coi_stable": coi,
-            "speed_ratio": (kinetic / coi) ** 0.5 if coi > 0 else 0.0,
-            "kinetic_k_error": metric.error(),
-            "kinetic_k_stable_error": metric.stable_error(1, gamma0),
-        }
+        return _quantities(self.count, self._sums.project((STATES, STEP)), self._rows, gamma0)
+
+    @torch.no_grad()
+    def without_each(self, shards: Sequence["PairMoments"], gamma0: float) -> list[dict[str, float]] | None:
+        """The quantities without each of the parts, to first order; None where they have to be computed anew."""
+        own = self._sums
+        if not isinstance(own, GramSums) or self.count < ROWS_FOR_FIRST_ORDER * self.width:
+            return None
+        parts = [shard._sums for shard in shards if isinstance(shard._sums, GramSums)]
+        left = leave_out(own, parts, (STATES, STEP), gamma0, False, None)
+        return [
+            _quantities(one.sums.count, one.projections[False], self._rows - shard._rows.to(self.device), gamma0)
+            for shard, one in zip(shards, left, strict=True)
+        ]
+
+
+def _quantities(count: int, metric: Projection | Nearby, sums: Tensor, gamma0: float) -> dict[str, float]:
+    """The numbers of a step from norms in the metric of the state before, and sums over rows."""
+    after, cosine, cosine_2, rows = sums.tolist()
+    before, step = metric.energy(0) ** 0.5, metric.energy(1) ** 0.5
+    mean = cosine / rows if rows else 0.0
+    coi, kinetic = metric.stable(gamma0=gamma0), metric.stable(1, 1, gamma0=gamma0)
+    return {
+        "count": float(count),
+        "norm_before": before,
+        "norm_after": after**0.5,
+        "norm_step": step,
+        "step_change": step / after**0.5 if after else 0.0,
+        "step_change_before": step / before if before else 0.0,
+        "cosine_mean": mean,
+        "cosine_std": max(cosine_2 / rows - mean**2, 0.0) ** 0.5 if rows else 0.0,
+        "cosine_rows": rows,
+        "block_influence": 1 - mean,
+        "kinetic_k": metric.inner(1, 1),
+        "kinetic_k_stable": kinetic,
+        "cross_k": metric.inner(1, 0),
+        "cross_k_stable": metric.stable(1, 0, gamma0=gamma0),
+        "step_off_image": metric.outside(1),
+        "coi": metric.inner(),
+        "coi_stable": coi,
+        "speed_ratio": (kinetic / coi) ** 0.5 if coi > 0 else 0.0,
+        "kinetic_k_error": metric.error(),
+        "kinetic_k_stable_error": metric.stable_error(1, gamma0),
+        "skip": skip_of(metric),
+        "growth": after**0.5 / before if before else math.nan,
+    }
+
+
+def skip_of(metric: Projection | Nearby) -> float:
+    """``1 + ⟨ΔA, A⟩_⊥/‖A‖²_⊥`` off the span of the features; NaN where it cannot be told from rounding."""
+    told = metric.outside(0) > LEAST_OFF_SPAN * (1e3 if metric.squared else 1)
+    return 1 + metric.off_span(0, 1) / metric.off_span(0, 0) if told else math.nan

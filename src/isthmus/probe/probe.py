@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from isthmus.activations import Activation, ReLU
+from isthmus.activations import Activation
 from isthmus.flow import momenta, path
 from isthmus.model import LeakyResNet
 from isthmus.probe.axes import guards
@@ -50,7 +50,7 @@ def probe(
     max_batches: int | None = None,
     shards: int | None = None,
     gamma0: float = 1e-3,
-    method: str = "qr",
+    method: str = "auto",
     max_width: int = 8192,
     distributed: bool = False,
     loss: Loss | None = None,
@@ -70,8 +70,9 @@ def probe(
             ``(name, module) -> bool``, or a list of these; None finds them; ``NAME:input`` reads what goes in.
         kinds: what is looked for with ``layers=None``: ``stream``, ``block``, ``linear``, ``conv``.
         activation: σ of the cost of identity, for all layers or by pattern of names: it stands for the *next* layer's.
-            `ReLU()` with the appended 1 by default (the paper's); of a `LeakyResNet` its own. Names are those of
-            the command line: ``relu``, ``smooth_relu``, ``identity``.
+            By default read off the network: the nonlinearity that takes the state as it is, with an appended 1, else
+            the identity without (`isthmus.probe.consumers`); of a `LeakyResNet` its own. Names are those of the command
+            line: ``relu``, ``smooth_relu``, ``identity``.
         positions: ``samples``: every token or pixel is a row; ``mean``: the mean over a sample's positions is.
         channels: where the width lies: ``auto`` (`isthmus.probe.rows`), ``first``, ``last``, or these by pattern.
         output: by pattern of names, the index, key or function that picks the tensor to read; else the first one.
@@ -90,7 +91,8 @@ def probe(
             accumulators (by ``qr`` about 100·width² bytes, 300·width² where two states are compared), hence None: 8 up
             to width 256, 4 up to 512, 2 up to 1024, and above 1, without standard errors.
         gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (docs/theory.md).
-        method: ``qr`` or ``gram``, see `LayerMoments`.
+        method: ``qr`` or ``gram``, see `LayerMoments`; ``auto``: ``gram``, and ``qr`` for states in float64, whose
+            digits squares would lose.
         max_width: wider layers are skipped, with the reason.
         distributed: each process reads its part of the data; all return the profile of the whole
             (`torch.distributed`, any backend that gathers objects).
@@ -127,7 +129,7 @@ def probe(
     def local() -> Profile:
         inner, notes = unwrap(model)
         leaky = isinstance(inner, LeakyResNet) and forward is None
-        sigma = own if own is not None else cast(LeakyResNet, inner).activation if leaky else ReLU()
+        sigma = own if own is not None or not leaky else cast(LeakyResNet, inner).activation
         reader = Reader(reading, sigma, shards, method, weight_decay)
         reader.notes |= dict.fromkeys(notes)
         chosen = _leaky_sites(cast(LeakyResNet, inner), layers) if leaky else find_layers(inner, layers, kinds)
@@ -175,7 +177,8 @@ def _read_hooks(model: nn.Module, sites: list[Site], data: _Limit, reader: Reade
         whole = enumerate(data)
         first = list(islice(whole, 1))
         # the first batch twice: what the network makes without hooks is what it must make with them
-        alone = [_pass(model, batch, number, reader, run) for number, batch in first]
+        with reader.consumers.watching(model):
+            alone = [_pass(model, batch, number, reader, run) for number, batch in first]
         with (
             asked_layers(reader.modules, lambda: reader.masks),
             guards(reader.modules, lambda: reader.rank, reader.packs, lambda text: reader.doubts.update({text: None})),
@@ -265,9 +268,13 @@ def _read_trajectory(
                 if i:
                     extra |= {"rho": float(rho[i - 1]), "rho_effective_depth": float(rho[i - 1]) * L_tilde}
                 state = Positions(A[i].unsqueeze(1), None, "")
+                sigma, label = reader.activation_of(site.name, A[i]), "trajectory, in float64"
+                before_sigma = reader.activation_of(f"A_{i - 1}", A[i - 1]) if i else sigma
                 reader.add(
-                    site, 0, state, before, f"A_{i - 1}", "trajectory, in float64", "float64", "trajectory", extra
+                    site, 0, state, before, f"A_{i - 1}", label, "float64", "trajectory", sigma, before_sigma, extra
                 )
+                if before is not None:
+                    reader.walks.step("trajectory", before, state)
             if objective is not None:
                 _trajectory_momenta(model, A, batch, sites, reader, objective)
             reader.end()
@@ -304,7 +311,8 @@ def _profile(reader: Reader, sites: list[Site], skipped: list[Skipped], gamma0: 
     if seen:
         gone += [Skipped(s.name, type(s.module).__name__, NEVER_CALLED, True) for s in sites if s.name not in called]
     records = _in_order(list(reader.records.values()))
-    return Profile(records, gone, list(reader.notes), gamma0, reader.samples, list(reader.doubts))
+    walks = {stack: shards for stack, shards in reader.walks.of.items() if shards}
+    return Profile(records, gone, list(reader.notes), gamma0, reader.samples, list(reader.doubts), walks)
 
 
 def _in_order(records: list[LayerRecord]) -> list[LayerRecord]:

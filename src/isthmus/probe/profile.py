@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from isthmus.probe.decompose import shared
 from isthmus.probe.find import Skipped
 from isthmus.probe.hamiltonian import HamiltonianEstimate, estimates
 from isthmus.probe.moments import LayerMoments
 from isthmus.probe.quantities import null_control
 from isthmus.probe.records import EffectiveDepth, LayerRecord, merged
+from isthmus.probe.trajectory import PathEstimate, PathMoments, estimate
 
 if TYPE_CHECKING:
     import polars
@@ -31,7 +33,7 @@ COLUMNS: dict[str, str] = {
     "dtype": "of the states as they came; sums are in float64",
     "rows": "number of rows: samples times positions, without padding",
     "width": "of the state",
-    "activation": "σ of the cost of identity; it stands for the next layer's, and is the caller's choice",
+    "activation": "σ of the cost of identity: what takes the state in, read off the network, or the caller's choice",
     "compared_with": "the state before, for the columns that compare two states",
 }
 
@@ -46,6 +48,7 @@ class Profile(Mapping[str, list[Any]]):
         gamma0: γ_0 of the stable quantities (E7).
         samples: number of samples seen.
         doubts: what could not be checked or told, and what was taken.
+        walks: by stack and shard, sums of the rows' ways along depth.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Profile(Mapping[str, list[Any]]):
         gamma0: float = 1e-3,
         samples: int = 0,
         doubts: Sequence[str] = (),
+        walks: Mapping[str, Sequence[PathMoments]] | None = None,
     ) -> None:
         if not gamma0 > 0:
             raise ValueError(f"gamma0 must be positive, got {gamma0}")
@@ -64,6 +68,7 @@ class Profile(Mapping[str, list[Any]]):
         self.notes, self.doubts = tuple(notes), tuple(doubts)
         self.gamma0 = float(gamma0)
         self.samples = int(samples)
+        self.walks = {stack: list(shards) for stack, shards in (walks or {}).items()}
 
     # --- the table ----------------------------------------------------------------------------------------------
 
@@ -76,7 +81,8 @@ class Profile(Mapping[str, list[Any]]):
     @cached_property
     def columns(self) -> dict[str, list[Any]]:
         """Column name to values; where a quantity is not defined for a layer, None."""
-        rows = [self._row(name, record) for name, record in zip(self.layers, self.records, strict=True)]
+        with shared():
+            rows = [self._row(name, record) for name, record in zip(self.layers, self.records, strict=True)]
         names = list(dict.fromkeys(name for row in rows for name in row))
         return {name: [row.get(name) for row in rows] for name in names}
 
@@ -157,6 +163,12 @@ class Profile(Mapping[str, list[Any]]):
                 before.layers + 1, before.value + 1 - skip, before.normalised + 1 - skip / ratio
             )
         return out
+
+    @cached_property
+    def paths(self) -> dict[str, PathEstimate]:
+        """Length, straightness and turning of the rows' way along each stack of blocks: see `PathEstimate`."""
+        found = {stack: estimate(shards) for stack, shards in self.walks.items()}
+        return {stack: one for stack, one in found.items() if one is not None}
 
     def hamiltonian(self, effective_depth: float | str = "implied") -> dict[str, HamiltonianEstimate]:
         """−2H/L̃ along every stack with momenta: ``probe(…, loss=…, weight_decay=…)``; of a LeakyResNet exactly (E10).
@@ -240,6 +252,7 @@ class Profile(Mapping[str, list[Any]]):
             "doubts": list(self.doubts),
             "gamma0": self.gamma0,
             "samples": self.samples,
+            "walks": {stack: [one.state_dict() for one in shards] for stack, shards in self.walks.items()},
         }
 
     @classmethod
@@ -247,7 +260,11 @@ class Profile(Mapping[str, list[Any]]):
         """The profile of which this is the `state_dict`; accumulators come to the CPU."""
         records = [LayerRecord.from_state_dict(saved) for saved in state["records"]]
         skipped = [Skipped(**s) for s in state["skipped"]]
-        return cls(records, skipped, state["notes"], state["gamma0"], state["samples"], state.get("doubts", ()))
+        walks = {
+            stack: [PathMoments.from_state_dict(one) for one in shards]
+            for stack, shards in state.get("walks", {}).items()
+        }
+        return cls(records, skipped, state["notes"], state["gamma0"], state["samples"], state.get("doubts", ()), walks)
 
     def merge(self, other: "Profile") -> "Profile":
         """The profile of both parts of the data, shard by shard; neither is changed.
@@ -275,7 +292,11 @@ class Profile(Mapping[str, list[Any]]):
         whole = [record for record in records if record is not None]
         doubts = dict.fromkeys((*self.doubts, *other.doubts))
         samples = self.samples + other.samples
-        return Profile(whole, list(skipped), list(notes), self.gamma0, samples, list(doubts))
+        walks = {
+            stack: [a.merge(b) for a, b in zip(self.walks[stack], other.walks[stack], strict=True)]
+            for stack in self.walks.keys() & other.walks.keys()
+        }
+        return Profile(whole, list(skipped), list(notes), self.gamma0, samples, list(doubts), walks)
 
     def __str__(self) -> str:
         shown = [n for n in SHOWN if n in self.columns]
@@ -284,8 +305,12 @@ class Profile(Mapping[str, list[Any]]):
         for row, layer in enumerate(self.layers):
             lines.append(f"{layer:<{width}}" + "".join(_cell(self.columns[n][row]) for n in shown))
         sigmas = ", ".join(dict.fromkeys(str(r.activation) for r in self.records))
-        lines.append(f"{self.samples} samples; cost of identity with {sigmas}, gamma0 = {self.gamma0:g}")
+        lines.append(
+            f"{self.samples} samples; dimension: participation ratio about the mean, without the bias of finite rows"
+        )
+        lines.append(f"cost of identity (COI) with {sigmas}, gamma0 = {self.gamma0:g}")
         lines += [f"effective depth of {name}: {depth}" for name, depth in self.effective_depth.items()]
+        lines += [f"path along {name}: {path}" for name, path in self.paths.items()]
         if any(record.stack and record.momenta for record in self.records):
             lines += self._hamiltonian_lines()
         lines += [f"note: {note}" for note in self.notes]
@@ -299,10 +324,11 @@ class Profile(Mapping[str, list[Any]]):
 SHOWN = {
     "rows": "rows",
     "width": "width",
-    "coi": "exact COI",
+    "participation_ratio_rows": "dimension",
+    "participation_ratio_rows_se": "± s.e.",
     "coi_stable": "stable COI",
+    "coi": "exact COI",
     "stable_rank": "stable rk",
-    "participation_ratio": "part.ratio",
     "rank_1e-2": "rank 1e-2",
     "step_change": "|dA|/|A|",
     "cosine_mean": "cosine",

@@ -77,6 +77,11 @@ class Projection:
         lost = self.off[which, which] + self.coefficients[which][~self._kept()].square().sum()
         return (float(lost) / total) ** 0.5 if total > 0 else 0.0
 
+    def off_span(self, first: int, second: int) -> float:
+        """``⟨M_1, M_2⟩`` off the span of the features that count."""
+        lost = self.coefficients[:, ~self._kept()]
+        return float(self.off[first, second] + (lost[first] * lost[second]).sum())
+
     def error(self) -> float:
         """Estimated relative error of the exact norm from rounding, at most 1; minus its log10 are the digits kept.
 
@@ -112,29 +117,41 @@ def project_factor(
     return Projection(s, U.T @ stacked, rest @ rest.T, tolerance, noise, squared=False)
 
 
+def project_itself(
+    values: Float[Tensor, "modes"], tolerance: float, noise: float, rows: int, moving: int
+) -> Projection:
+    """Of features against themselves, from the eigenvalues of ``SSᵀ`` over `rows` rows, `moving` of them not zero."""
+    s = values.clamp_min(0).sqrt()
+    kept = (s > tolerance * s[:1]) & (s > 0)
+    coefficients = torch.where(kept, s, 0.0)[None, :, None]
+    off = values.clamp_min(0)[~kept].sum().reshape(1, 1)
+    undecided = max(0, min(rows, moving) - int(kept.sum()))
+    return Projection(torch.where(kept, s, 0.0), coefficients, off, tolerance, noise, squared=True, undecided=undecided)
+
+
 def project_gram(
-    features: Float[Tensor, "width_in width_in"],
+    decomposed: tuple[Float[Tensor, "width_in"], Float[Tensor, "width_in width_in"]],
     cross: Sequence[Tensor],
     energies: Float[Tensor, "matrices matrices"],
     tolerance: float,
     noise: float,
     rows: int,
+    diagonal: Float[Tensor, "width_in"],
 ) -> Projection:
-    """From sums over `rows` rows: ``SSᵀ``, the ``S M_iᵀ`` and the ``⟨M_i, M_k⟩``.
+    """From sums over `rows` rows: ``SSᵀ`` decomposed, and its diagonal, the ``S M_iᵀ`` and the ``⟨M_i, M_k⟩``.
 
     Modes below the tolerance are noise: what M has there counts as outside, which is a difference of large numbers and
     known to ``noise·‖M‖²`` alone.
     """
-    values, V = torch.linalg.eigh(features)
-    values, V = values.flip(0).clamp_min(0), V.flip(1)
-    s = values.sqrt()
+    values, V = decomposed
+    s = values.clamp_min(0).sqrt()
     kept = (s > tolerance * s[:1]) & (s > 0)
     inverse = torch.where(kept, 1 / torch.where(kept, s, 1.0), 0.0)
     C = torch.stack([inverse[:, None] * (V.T @ block) for block in cross])
     flat = C.flatten(1)
     off = energies - flat @ flat.T
     off.diagonal().clamp_(min=0)
-    possible = min(rows, int((features.diagonal() > 0).sum()))
+    possible = min(rows, int((diagonal > 0).sum()))
     undecided = max(0, possible - int(kept.sum()))
     return Projection(torch.where(kept, s, 0.0), C, off, tolerance, noise, squared=True, undecided=undecided)
 

@@ -76,14 +76,24 @@ def with_uncertainty(
         raise ValueError(f"{empty} of {len(shards)} shards have no rows: leave them out")
     evaluate: Callable[[Any], Mapping[str, float]] = quantities or (lambda m: m.quantities(gamma0))
     whole, without = _leave_one_out(shards)
-    values, left = evaluate(whole), [evaluate(part) for part in without]
     shares = [shard.count / whole.count for shard in shards]
+    return jackknifed(evaluate(whole), [evaluate(part) for part in without], shares)
+
+
+def jackknifed(values: Mapping[str, float], left: Sequence[Mapping[str, float]], shares: Sequence[float]) -> Numbers:
+    """Quantities with the standard errors that those without each part give (`with_uncertainty`).
+
+    Args:
+        values: of all rows.
+        left: without each part.
+        shares: of the rows, that each part has.
+    """
     found = {}
     for name, value in values.items():
         # pseudo-values h θ − (h − 1) θ_(−j) with h = 1/share, about their weighted mean
         pseudo = [value / m - (1 / m - 1) * part[name] for m, part in zip(shares, left, strict=True)]
         centre = sum(m * p for m, p in zip(shares, pseudo, strict=True))
-        variance = sum((p - centre) ** 2 / (1 / m - 1) for m, p in zip(shares, pseudo, strict=True)) / len(shards)
+        variance = sum((p - centre) ** 2 / (1 / m - 1) for m, p in zip(shares, pseudo, strict=True)) / len(shares)
         found[name] = (value, math.sqrt(variance) if variance >= 0 else math.nan)
     if "count" in found:
         found["count"] = (found["count"][0], 0.0)
@@ -124,7 +134,7 @@ def _shuffled(moments: LayerMoments, samples: int, generator: torch.Generator) -
     factor = torch.cat((first, torch.cat((lower.new_zeros(len(lower), 1), lower), 1)))
     null = LayerMoments(w, moments.activation)
     stream = StreamingQR.of_factor(factor, samples)
-    null._sums = FactorSums((w, w), moments.activation.append_one, stream=stream)
+    null._sums, null._fourth = FactorSums((w, w), moments.activation.append_one, stream=stream), None
     return null
 
 
@@ -155,7 +165,7 @@ def null_control(
         seed: of the draws.
 
     Returns:
-        Name to (mean, standard deviation over draws); "count" is the samples drawn.
+        Name to (mean, standard deviation over draws), of what every draw defines; "count" is the samples drawn.
 
     Raises:
         ValueError: an unknown kind, fewer than 2 rows, samples or draws.
@@ -175,7 +185,13 @@ def null_control(
     numbers: Numbers = {}
     for name in found[0]:
         values: Tensor = torch.tensor([one[name] for one in found], dtype=torch.float64)
-        numbers[name] = (float(values.mean()), float(values.std()))
+        if not bool(values.isnan().any()):
+            numbers[name] = (float(values.mean()), float(values.std()))
+    if kind == "shuffled":  # without the bias of finite rows it is that of the variances, of any number of samples
+        variances = moments._sums.products(STATES, STATES)
+        power = float(variances.square().sum())
+        if power > 0:
+            numbers["participation_ratio_rows"] = (float(variances.sum()) ** 2 / power, 0.0)
     return numbers
 
 

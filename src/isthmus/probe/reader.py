@@ -9,17 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from isthmus.activations import ACTIVATIONS, Activation, ReLU
+from isthmus.activations import ACTIVATIONS, Activation
 from isthmus.probe.axes import Axes, axes_of, without_batch
 from isthmus.probe.capture import Event
+from isthmus.probe.consumers import Consumers
 from isthmus.probe.evidence import Trail, readable
-from isthmus.probe.find import Site, Skipped, adapted, pattern_matches
+from isthmus.probe.find import Site, Skipped, adapted
 from isthmus.probe.masks import Masks
 from isthmus.probe.momenta import MomentumMoments, perturbed
 from isthmus.probe.moments import LayerMoments
 from isthmus.probe.pairs import PairMoments
 from isthmus.probe.records import LayerRecord
-from isthmus.probe.rows import Choice, Positions, Reading, Unreadable, matching, pick, to_positions
+from isthmus.probe.rows import Choice, Positions, Reading, Unreadable, matching, pick, shards_for, to_positions
+from isthmus.probe.trajectory import Walks
 
 # Beyond this many calls of one module in a pass (a recurrent cell, say), the others are left out, with a reason.
 MOST_CALLS = 32
@@ -41,14 +43,15 @@ class Reader:
 
     Args:
         reading: how outputs become rows.
-        activation: σ, for all or by pattern of names.
+        activation: σ, for all or by pattern of names; None, or a name without a pattern: what the network was seen to
+            apply to the state, see `isthmus.probe.consumers`.
         shards: see `isthmus.probe.probe.probe`.
         method: of `LayerMoments`.
         weight_decay: where gradients are asked for, of the penalty ``(weight_decay/2)‖V‖²`` on a step's weights.
     """
 
     reading: Reading
-    activation: Activation | Mapping[str, Activation]
+    activation: Activation | Mapping[str, Activation] | None
     shards: int | None
     method: str
     weight_decay: float | None = None
@@ -71,6 +74,10 @@ class Reader:
     modules: dict[str, nn.Module] = field(default_factory=dict)
     trail: Trail = field(default_factory=lambda: Trail(()))
     axes: dict[str, Axes] = field(default_factory=dict)
+    walks: Walks = field(default_factory=Walks)
+    consumers: Consumers = field(default_factory=Consumers)
+    # σ by the name of the state, once known
+    sigmas: dict[str, Activation] = field(default_factory=dict)
     # what could not be checked
     doubts: dict[str, None] = field(default_factory=dict)
 
@@ -78,6 +85,7 @@ class Reader:
         """A batch starts: its number of samples, if known, and its padding."""
         self.batch, self.masks, self.last = batch, masks or Masks(), None
         self.waiting, self.packed = {}, None
+        self.walks.begin()
 
     def packs(self, packed: PackedSequence) -> None:
         """Recurrent layers run on packed sequences: rows of as many are in order of time, not of samples."""
@@ -85,6 +93,7 @@ class Reader:
 
     def end(self) -> None:
         """A batch is through."""
+        self.walks.through(self.samples, self.shards)
         self.samples += self.batch or 0
         self.last = None
 
@@ -108,12 +117,21 @@ class Reader:
                     f"{record.stack}: no stack, {trail.changed[record.stack]}; steps are those of each block alone"
                 ] = None
                 record.stack = None
+        self.walks.drop((*trail.apart, *trail.changed))
+        self.notes |= dict.fromkeys(self.walks.notes)
 
-    def activation_of(self, name: str) -> Activation:
-        """σ of one layer."""
+    def activation_of(self, name: str, x: Tensor) -> Activation:
+        """σ of one state: the caller's, else what took the state in when it was first seen."""
         if isinstance(self.activation, Activation):
             return self.activation
-        return next((a for pattern, a in self.activation.items() if pattern_matches(pattern, name)), ReLU())
+        given = matching(self.activation or {}, name)
+        if given is not None:
+            return cast(Activation, given)
+        if name not in self.sigmas:
+            self.sigmas[name] = self.consumers.of(x)
+            if self.consumers.divided(x):
+                self.doubts[f"{name}: two nonlinearities take it; its cost of identity is that of neither"] = None
+        return self.sigmas[name]
 
     @torch.no_grad()
     def event(self, event: Event) -> object:
@@ -160,7 +178,12 @@ class Reader:
             before = None
         compared = None if before is None else like(before)
         label = after.label + (f", output{where}" if where else "")
-        self.add(site, event.call, after, compared, name, label, str(x.dtype).removeprefix("torch."), stack)
+        sigma = self.activation_of(site.name, x)
+        sigma_before = sigma if before is None else self.activation_of(name, before)
+        dtype = str(x.dtype).removeprefix("torch.")
+        self.add(site, event.call, after, compared, name, label, dtype, stack, sigma, sigma_before)
+        if compared is not None and site.kind == "block" and not event.call:
+            self.walks.step(stack, self._one_row(compared), self._one_row(after))
         for place, reason in others:
             self.other_outputs.setdefault(
                 site.name + place, Skipped(site.name + place, type(site.module).__name__, reason)
@@ -175,7 +198,7 @@ class Reader:
             return None
         if site.kind == "linear":
             try:
-                record.weight = _weight(site.module, record.activation)
+                record.weight = _weight(site.module, record.sigma_before)
             except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
                 what = (str(error).splitlines() or [type(error).__name__])[0]
                 self.notes[f"{site.name}: no momenta, its weights cannot be read as they are ({what:.90})"] = None
@@ -228,7 +251,7 @@ class Reader:
         if record.decay is None:
             size, device = record.moments[0].width, record.moments[0].device
             record.decay, record.weight = decay, weight
-            record.momenta = [MomentumMoments(size, record.activation, device=device) for _ in record.moments]
+            record.momenta = [MomentumMoments(size, record.sigma_before, device=device) for _ in record.moments]
         shards, samples = len(record.momenta), gradient.values.shape[0]
         for k, momenta in enumerate(record.momenta):
             own = len(range((k - self.samples) % shards, samples, shards))
@@ -258,7 +281,7 @@ class Reader:
         if last is not None and z is not None and last[1].shape == x.shape == z.shape and not event.call:
             # what two layers of one block do is the block's own affair; of blocks not watched nothing is known
             apart = site.inside is None or (site.inside in self.blocks and site.inside != last[0].inside)
-            features = self.activation_of(site.name).value(last[1])
+            features = self.activation_of(last[0].name, last[1]).value(last[1])
             if apart and features.dtype == z.dtype and torch.allclose(features, z, rtol=1e-3, atol=1e-6):
                 name, before, stack = last[0].name, last[1], last[2] or f"chain from {last[0].name}"
         self.last = (site, x.clone(), stack)
@@ -274,18 +297,19 @@ class Reader:
         label: str,
         dtype: str,
         stack: str | None,
+        activation: Activation,
+        activation_before: Activation,
         extra: dict[str, float] | None = None,
     ) -> None:
         """Take the rows of one state in."""
         if self.batch is None:
             self.batch = after.values.shape[0]
-        if self.reading.positions == "mean":
-            after, before = after.meaned(), before and before.meaned()
+        after, before = self._one_row(after), before and self._one_row(before)
         key = site.name, call
         record = self.records.get(key)
         if record is None:
-            activation, device = self.activation_of(site.name), _device_for(after.values)
-            shards = _shards_for(after.width) if self.shards is None else self.shards
+            device = _device_for(after.values)
+            shards = shards_for(after.width) if self.shards is None else self.shards
             record = self.records[key] = LayerRecord(
                 site.name,
                 call,
@@ -295,12 +319,15 @@ class Reader:
                 label,
                 dtype,
                 activation,
-                [self._moments(LayerMoments, after.width, activation, device) for _ in range(shards)],
+                [self._moments(LayerMoments, after.width, activation, device, dtype) for _ in range(shards)],
+                activation_before=activation_before,
                 extra=extra or {},
             )
             if before is not None:
                 record.before = before_name
-                record.pairs = [self._moments(PairMoments, after.width, activation, device) for _ in range(shards)]
+                record.pairs = [
+                    self._moments(PairMoments, after.width, activation_before, device, dtype) for _ in range(shards)
+                ]
         if after.width != record.moments[0].width:
             raise Unreadable(f"its width changes from call to call: {record.moments[0].width}, then {after.width}")
         if record.pairs and before is None:
@@ -308,8 +335,16 @@ class Reader:
             self.notes[f"{site.name}: no step, the state before it is not the same in every batch"] = None
         self._update(record, after, before)
 
-    def _moments(self, kind: Any, width: int, activation: Activation, device: torch.device) -> Any:
-        return kind(width, activation, device=device, method=self.method)
+    def _one_row(self, state: Positions) -> Positions:
+        """A row a sample where means over positions are wanted, else the state as it is."""
+        return state.meaned() if self.reading.positions == "mean" else state
+
+    def _moments(self, kind: Any, width: int, activation: Activation, device: torch.device, dtype: str) -> Any:
+        method = self.method
+        if method == "auto":  # what squares lose lies below the rounding of states in 32 bits or fewer
+            method = "qr" if dtype == "float64" else "gram"
+        spectra = kind is not PairMoments or method == "qr"
+        return kind(width, activation, device=device, method=method, spectra=spectra)
 
     def _update(self, record: LayerRecord, after: Positions, before: Positions | None) -> None:
         for k, moments in enumerate(record.moments):
@@ -364,10 +399,6 @@ def _weight(module: torch.nn.Module, activation: Activation) -> Tensor:
     if activation.append_one and bias is not None:
         weight = torch.cat((weight, bias.detach()[:, None]), 1)
     return weight.double().cpu()
-
-
-def _shards_for(width: int) -> int:
-    return 8 if width <= 256 else 4 if width <= 512 else 2 if width <= 1024 else 1
 
 
 def _device_for(x: Tensor) -> torch.device:

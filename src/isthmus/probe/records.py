@@ -8,14 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from isthmus.activations import ACTIVATIONS, Activation
+from isthmus.probe.consumers import KNOWN
 from isthmus.probe.momenta import MomentumMoments
 from isthmus.probe.moments import STATES, LayerMoments
-from isthmus.probe.pairs import STEP, PairMoments
-from isthmus.probe.projection import Projection
-from isthmus.probe.quantities import with_uncertainty
+from isthmus.probe.pairs import STEP, PairMoments, skip_of
+from isthmus.probe.quantities import jackknifed, with_uncertainty
 
-# Below this share of the state off the features' span, what the skip carries cannot be told from rounding.
-LEAST_OFF_SPAN = 1e-6
 # Exact or about rounding: no standard error of theirs is shown.
 _WITHOUT_ERROR = ("condition", "feature_rank")
 # Of the state before, which has a row of its own; or the same as the layer's.
@@ -42,6 +40,7 @@ class LayerRecord:
         momenta: a `MomentumMoments` a shard, where gradients were asked for.
         decay: of `isthmus.probe.momenta`: ``(decay/2)‖V‖²`` is the penalty on the step's weights.
         weight: V itself, where it is known.
+        activation_before: σ of the state before, of which the step and its momenta are measured; None: the same.
     """
 
     site: str
@@ -59,6 +58,12 @@ class LayerRecord:
     momenta: list[MomentumMoments] = field(default_factory=list)
     decay: float | None = None
     weight: Tensor | None = None
+    activation_before: Activation | None = None
+
+    @property
+    def sigma_before(self) -> Activation:
+        """σ of the state before the step."""
+        return self.activation if self.activation_before is None else self.activation_before
 
     @property
     def count(self) -> int:
@@ -74,6 +79,7 @@ class LayerRecord:
         for what, a, b in (
             ("width", self.moments[0].width, other.moments[0].width),
             ("activation", self.activation, other.activation),
+            ("activation before", self.sigma_before, other.sigma_before if other.pairs else self.sigma_before),
             ("number of shards", len(self.moments), len(other.moments)),
             ("weight decay", self.decay, other.decay if other.pairs else self.decay),
             (
@@ -101,10 +107,10 @@ class LayerRecord:
 
     def columns(self, gamma0: float) -> dict[str, Any]:
         """Quantities with their standard errors (``_se``, where there are two shards with rows); None: not defined."""
-        found = _numbers(self.moments, lambda m: m.quantities(gamma0))
+        found = _numbers(self.moments, lambda m: m.quantities(gamma0), gamma0)
         found.pop("count", None)
         if self.pairs:
-            found |= _numbers(self.pairs, lambda pair: step_quantities(pair, gamma0))
+            found |= _numbers(self.pairs, lambda pair: step_quantities(pair, gamma0), gamma0)
         if self.momenta:
             found |= self.of_momenta(Step.quantities)
         out: dict[str, Any] = {}
@@ -128,12 +134,10 @@ class LayerRecord:
             TypeError: an activation that is not one of isthmus: it could not be made anew.
         """
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        sigma = self.activation
-        if ACTIVATIONS.get(sigma.name) is not type(sigma):
-            raise TypeError(f"only activations of isthmus ({', '.join(ACTIVATIONS)}) travel and merge, got {sigma}")
         first = self.moments[0]
         return plain | {
-            "activation": (sigma.name, {f.name: getattr(sigma, f.name) for f in fields(sigma)}),
+            "activation": _plain(self.activation),
+            "activation_before": _plain(self.sigma_before),
             "width": first.width,
             "method": first.method,
             "moments": [m.state_dict() for m in self.moments],
@@ -146,14 +150,27 @@ class LayerRecord:
     def from_state_dict(cls, state: dict[str, Any]) -> "LayerRecord":
         """The record of which this is the `state_dict`; accumulators come to the CPU."""
         plain = dict(state)
-        name, options = plain.pop("activation")
-        sigma, width, method = ACTIVATIONS[name](**options), plain.pop("width"), plain.pop("method")
+        sigma, width, method = _made(plain.pop("activation")), plain.pop("width"), plain.pop("method")
+        before = _made(plain.pop("activation_before")) if "activation_before" in plain else sigma
         for part, kind in PARTS.items():
-            made: list[Any] = [kind(width, sigma, method=method) for _ in plain[part]]
+            options = {"method": method}
+            if kind is PairMoments and method == "gram":
+                options["spectra"] = False
+            made: list[Any] = [kind(width, sigma if part == "moments" else before, **options) for _ in plain[part]]
             for one, saved in zip(made, plain[part], strict=True):
                 one.load_state_dict(saved)
             plain[part] = made
-        return cls(activation=sigma, **plain)
+        return cls(activation=sigma, activation_before=before, **plain)
+
+
+def _plain(sigma: Activation) -> tuple[str, dict[str, Any]]:
+    if KNOWN.get(sigma.name) is not type(sigma):
+        raise TypeError(f"only activations of isthmus ({', '.join(ACTIVATIONS)}) travel and merge, got {sigma}")
+    return sigma.name, {f.name: getattr(sigma, f.name) for f in fields(sigma)}
+
+
+def _made(plain: tuple[str, dict[str, Any]]) -> Activation:
+    return KNOWN[plain[0]](**plain[1])
 
 
 PARTS: dict[str, type] = {"moments": LayerMoments, "pairs": PairMoments, "momenta": MomentumMoments}
@@ -191,7 +208,7 @@ class Step:
             off = float((self.weight.to(best) - best).norm())
         else:
             metric = self.pair._sums.project((STATES, STEP))
-            skip = _skip(metric)
+            skip = skip_of(metric)
             squares = metric.inner(1, 1) + 2 * (1 - skip) * metric.inner(1, 0) + (1 - skip) ** 2 * metric.inner()
             both = after - skip * found["momentum_state"]
             size = max(squares, 0.0) ** 0.5
@@ -199,34 +216,26 @@ class Step:
         return found | {"stationarity": off / size if size else math.inf if off else 0.0}
 
 
-def _numbers(shards: Sequence[Any], quantities: Any) -> dict[str, tuple[float, float | None]]:
+def _numbers(
+    shards: Sequence[Any], quantities: Any, gamma0: float | None = None
+) -> dict[str, tuple[float, float | None]]:
     filled = [shard for shard in shards if shard.count]
     if not filled:
         return {}
     if len(filled) == 1:
         return {name: (value, None) for name, value in quantities(filled[0]).items()}
-    return dict(with_uncertainty(filled, quantities=quantities))
+    without = None
+    if gamma0 is not None:
+        whole = merged(filled)
+        without = whole.without_each(filled, gamma0)
+    if without is None:
+        return dict(with_uncertainty(filled, quantities=quantities))
+    return dict(jackknifed(quantities(whole), without, [shard.count / whole.count for shard in filled]))
 
 
 def step_quantities(pair: PairMoments, gamma0: float) -> dict[str, float]:
-    """The quantities of a step, with ``skip`` (NaN where it cannot be told) and ``growth = ‖A_ℓ‖/‖A_{ℓ−1}‖``.
-
-    ``skip = ⟨A_ℓ, A_{ℓ−1}⟩_⊥/‖A_{ℓ−1}‖²_⊥``, off the span of the features σ(A_{ℓ−1}): see `Profile.effective_depth`.
-    """
-    found = pair.quantities(gamma0)
-    out = {name: value for name, value in found.items() if name not in _NOT_OF_THE_STEP}
-    before, after = found["norm_before"], found["norm_after"]
-    return out | {
-        "skip": _skip(pair._sums.project((STATES, STEP))),
-        "growth": after / before if before else math.nan,
-    }
-
-
-def _skip(metric: Projection) -> float:
-    lost = metric.coefficients[:, ~metric._kept()].flatten(1)
-    off = metric.off + lost @ lost.T
-    told = metric.outside(0) > LEAST_OFF_SPAN * (1e3 if metric.squared else 1)
-    return 1 + float(off[0, 1] / off[0, 0]) if told else math.nan
+    """The quantities of a step that are not its state's own."""
+    return {name: value for name, value in pair.quantities(gamma0).items() if name not in _NOT_OF_THE_STEP}
 
 
 def merged(shards: Sequence[Any]) -> Any:

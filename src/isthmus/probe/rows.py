@@ -121,6 +121,11 @@ class Positions:
         return Positions(mean, count[:, :, 0] > 0, self.label)
 
 
+def shards_for(width: int) -> int:
+    """Shards where none are asked for: each has sums of its own."""
+    return 8 if width <= 256 else 4 if width <= 512 else 2 if width <= 1024 else 1
+
+
 def matching(choices: Mapping[str, Any], name: str) -> Any:
     """The choice of the first pattern that fits a layer's name, with or without its ``:input``; None: of none."""
     plain = name.removesuffix(":input")

@@ -15,8 +15,8 @@ from isthmus.probe.projection import Projection, project_factor
 from isthmus.probe.tsqr import StreamingQR
 
 EPS64 = torch.finfo(torch.float64).eps
-# Features are block 0 everywhere.
-FEATURES = 0
+# Features are block 0 everywhere, states block 1.
+FEATURES, STATES = 0, 1
 
 
 class Sums(ABC):
@@ -72,6 +72,10 @@ class Sums(ABC):
     @abstractmethod
     def root(self, block: int) -> Tensor:
         """Some matrix with the same ``XᵀX`` as the centred block."""
+
+    @abstractmethod
+    def along(self, block: int, direction: Tensor) -> Tensor:
+        """``XᵀX v`` of the centred block X."""
 
     @abstractmethod
     def leading(self, blocks: int) -> "Sums":
@@ -168,6 +172,11 @@ class FactorSums(Sums):
     def root(self, block: int) -> Tensor:
         """Some matrix with the same ``XᵀX`` as the centred block."""
         return self._columns(block, True)
+
+    def along(self, block: int, direction: Tensor) -> Tensor:
+        """``XᵀX v`` of the centred block."""
+        columns = self._columns(block, True)
+        return columns.T @ (columns @ direction)
 
     def leading(self, blocks: int) -> "FactorSums":
         """The sums of the first `blocks` blocks alone."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import polars
 
 # What is logged of each layer: the stable dimensions, and how far and where a step goes. Exact ones jump.
-SCALARS = ("coi_stable", "stable_rank", "participation_ratio", "step_change", "cosine_mean")
+SCALARS = ("participation_ratio_rows", "coi_stable", "stable_rank", "participation_ratio", "step_change", "cosine_mean")
 
 
 def scalars_of(profile: Profile, columns: Sequence[str] = SCALARS, prefix: str = "isthmus/") -> dict[str, float]:

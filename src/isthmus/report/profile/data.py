@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from isthmus.probe import Profile
 
 STATES = ("stream", "block", "state")
-NULL_QUANTITIES = ("coi_stable", "participation_ratio_centred", "participation_ratio", "effective_rank_centred")
+NULL_QUANTITIES = (
+    "participation_ratio_rows",
+    "coi_stable",
+    "participation_ratio_centred",
+    "participation_ratio",
+    "effective_rank_centred",
+)
 FEW_DRAWS_FROM = 256
 """Width from which a null control is drawn twice and not four times: the draws vary little, and take seconds."""
 

@@ -27,8 +27,8 @@ def profile_figures(data: ProfileData) -> tuple[Figure, ...]:
 def dimension_figure(data: ProfileData) -> Figure:
     """The stable cost of identity and the participation ratio along the depth, against width and null control."""
     cost = _dimension(data, "coi_stable", "stable cost of identity {COI}", BLUE)
-    ratio = _dimension(data, "participation_ratio_centred", "about the mean", VERMILION)
-    plain = _line(data, "participation_ratio", "not centred", ORANGE, dash="dot", bars=False)
+    ratio = _dimension(data, "participation_ratio_rows", "corrected for finite rows", VERMILION)
+    plain = _line(data, "participation_ratio_centred", "not corrected", ORANGE, dash="dot", bars=False)
     notes = []
     if any(layer.error("coi_stable") is not None for layer in data.layers):
         notes.append("Bars are one standard error, jackknifed over shards of the samples.")
@@ -37,17 +37,17 @@ def dimension_figure(data: ProfileData) -> Figure:
     if data.others:
         notes.append("Open circles: layers inside blocks or beside the stream.")
     panels = (
+        _panel(data, "participation ratio about the mean", "dimensions", (*ratio, plain)),
         _panel(data, "cost of identity", "dimensions", cost),
-        _panel(data, "participation ratio", "dimensions", (*ratio, plain)),
     )
     return Figure(
         "profile-dimension",
         "Dimension along the depth",
         panels,
-        "A bottleneck is a stretch where the curve stays low, well below the null control and the width. The cost of "
-        "identity counts the dimensions that the next layer's σ has to carry, and equals the rank of states that are "
-        "not negative; above the width it is no dimension (negative entries, which σ cannot carry). The participation "
-        "ratio knows nothing of σ and counts large directions only.",
+        "A bottleneck is a stretch where the curve stays low, well below the null control and the width. The "
+        "participation ratio counts large directions, whatever follows. The cost of identity counts the dimensions "
+        "that the next layer's σ has to carry, and equals the rank of states that are not negative; above the width it "
+        "is no dimension (negative entries, which σ cannot carry).",
         notes=tuple(notes),
     )
 

@@ -31,9 +31,9 @@ class _Column:
 _COLUMNS = (
     _Column("rows", "rows", 6, 5),
     _Column("width", "width", 6, 0),
-    _Column("coi_stable", "stable COI", 4, 0, error=True),
-    _Column("null:coi_stable", "null", 4, 1),
-    _Column("participation_ratio_centred", "centred PR", 3, 2),
+    _Column("participation_ratio_rows", "dimension", 4, 0, error=True),
+    _Column("null:participation_ratio_rows", "null", 4, 1),
+    _Column("coi_stable", "stable COI", 3, 2),
     _Column("rank_1e-2_centred", "centred rank", 4, 6),
     _Column("step_change", "step", 3, 0),
     _Column("block_influence", "influence", 3, 4),
@@ -95,9 +95,12 @@ def _lines(data: ProfileData) -> list[tuple[str, str]]:
     """What stands below the table, with a style each."""
     profile, said = data.profile, account(data)
     sigmas = ", ".join(dict.fromkeys(str(layer.row["activation"]) for layer in data.layers))
-    lines = [(f"{profile.samples} samples; cost of identity with {sigmas}, gamma0 = {profile.gamma0:g}", "")]
+    lines = [
+        (f"{profile.samples} samples; dimension: participation ratio about the mean, corrected for finite rows", ""),
+        (f"cost of identity (COI) with {sigmas}, gamma0 = {profile.gamma0:g}", ""),
+    ]
     if data.nulls:
-        lines.append((f"null: the stable COI of the {data.null_kind} null control", ""))
+        lines.append((f"null: the dimension of the {data.null_kind} null control", ""))
     lines += [(f"note: {note}", "dim") for note in (*data.notes, *profile.notes)]
     if data.skipped:
         lines.append((f"Not read ({len(profile.skipped)}):", "bold"))

@@ -8,7 +8,7 @@ from isthmus.report.profile.data import STATES, Layer, ProfileData
 from isthmus.report.tables import Card
 from isthmus.thresholds import IDLE
 
-COST, RATIO = "coi_stable", "participation_ratio_centred"
+DIMENSION, COST, RATIO = "participation_ratio_rows", "coi_stable", "participation_ratio_centred"
 CLEAR = 3.0
 """Standard errors below the null control from which a dimension counts as lower than chance would have it."""
 ROUGH = 0.2
@@ -53,12 +53,12 @@ def account(data: ProfileData) -> Account:
 
 
 def narrowest(data: ProfileData) -> Narrow | None:
-    """The layer of the least stable cost of identity, among those where it is a dimension; where it is none anywhere,
-    of the least participation ratio. The last layer of a network without a stream, its output, does not count.
+    """The layer of the least dimension, the participation ratio without the bias of finite rows; where it is defined
+    nowhere, of the least one with it. The last layer of a network without a stream, its output, does not count.
     """
     streams = any(layer.row["kind"] in STATES for layer in data.layers)
     candidates = data.main if streams or len(data.main) < 2 else data.main[:-1]
-    for key in (COST, RATIO):
+    for key in (DIMENSION, RATIO):
         found = [Narrow(layer, key) for layer in candidates if 0 < (layer.value(key) or 0.0) <= layer.row["width"]]
         if found:
             return min(found, key=lambda one: one.value)
@@ -75,12 +75,11 @@ def _headline(narrow: Narrow | None) -> str:
     if narrow is None:
         return "No layer's dimension can be read."
     layer = narrow.layer
-    if narrow.key == RATIO:
-        return (
-            f"Narrowest at {layer.name} by its participation ratio, {measured(layer, RATIO)} of width "
-            f"{layer.row['width']}; the cost of identity is no dimension here."
-        )
-    return f"Narrowest at {layer.name}: stable cost of identity {measured(layer, COST)}, of width {layer.row['width']}."
+    biased = "" if narrow.key == DIMENSION else ", not corrected for finite rows"
+    return (
+        f"Narrowest at {layer.name}: dimension {measured(layer, narrow.key)} (participation ratio{biased}), of width "
+        f"{layer.row['width']}."
+    )
 
 
 def _against_null(narrow: Narrow | None, data: ProfileData) -> list[str]:
@@ -113,6 +112,7 @@ def _idle(data: ProfileData) -> list[str]:
 
 def _depths(data: ProfileData) -> list[str]:
     lines = [f"Implied effective depth of {name}: {depth}." for name, depth in data.profile.effective_depth.items()]
+    lines += [f"Path along {name}: {path}." for name, path in data.profile.paths.items()]
     try:
         return lines + [f"Hamiltonian of {name}: {estimate}." for name, estimate in data.profile.hamiltonian().items()]
     except ValueError:  # no loss was given, or no effective depth is implied
@@ -124,9 +124,8 @@ def _doubts(data: ProfileData, narrow: Narrow | None) -> list[str]:
     above = [layer.name for layer in data.layers if (layer.value(COST) or 0.0) > layer.row["width"]]
     if above:
         found.append(
-            f"{_some(above)}: the cost of identity is above the width, so it is no dimension there: the states have "
-            "entries that σ does not carry along. Is σ the next layer's? With activation identity the cost counts the "
-            "directions above √γ₀ of the largest, whatever follows."
+            f"{_some(above)}: the cost of identity (COI) is above the width, so it is no dimension there: the states "
+            "have entries that σ does not carry along. Quote the column dimension."
         )
     few = [layer for layer in data.layers if layer.row["rows"] < FEW_ROWS * layer.row["width"]]
     if few:
@@ -205,7 +204,8 @@ def profile_cards(data: ProfileData) -> list[Card]:
                 "Least dimension",
                 show(narrow.value, 3),
                 f"{narrow.layer.name}, width {narrow.layer.row['width']}",
-                "Stable cost of identity (E7)." if narrow.key == COST else "Participation ratio about the mean.",
+                "Participation ratio about the mean"
+                + (", corrected for finite rows." if narrow.key == DIMENSION else "."),
             )
         )
     steps = data.steps
@@ -215,7 +215,12 @@ def profile_cards(data: ProfileData) -> list[Card]:
             Card("Idlest layer", f"{show(100 * (least.value('step_change') or 0.0), 3)} %", least.name, "‖ΔA‖/‖A‖.")
         )
     cards.append(
-        Card("σ of the cost", ", ".join(sigmas), f"γ₀ = {show(profile.gamma0)}", "It stands for the next layer's.")
+        Card(
+            "σ of the cost",
+            ", ".join(sigmas),
+            f"γ₀ = {show(profile.gamma0)}",
+            "What takes the states in, as read off the network or chosen.",
+        )
     )
     return cards
 

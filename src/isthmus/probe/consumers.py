@@ -1,0 +1,171 @@
+"""Which σ takes a state in: read off the network while it runs, not guessed.
+
+While the first batch passes without hooks, the tensors that entrywise nonlinearities are given are noted. A state that
+is one of them, bit for bit, is consumed by that nonlinearity, be it a module or a function. A state that none takes as
+it is (a norm or a linear map comes first, as in transformers) is its own feature: σ is the identity.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from isthmus.activations import ACTIVATIONS, Activation, Identity, ReLU
+
+# Entrywise functions without a class of their own among `isthmus.activations`, by the name of torch's operator.
+ENTRYWISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "hardswish": F.hardswish,
+    "mish": F.mish,
+    "elu": F.elu,
+    "softplus": F.softplus,
+    "leaky_relu": F.leaky_relu,
+    "hardtanh_0_6": F.relu6,
+}
+# Values of a tensor that tell it from others of its shape.
+SAMPLED = 64
+WITHOUT = Identity(append_one=False)
+
+
+@dataclass(frozen=True)
+class Entrywise(Activation):
+    """An entrywise nonlinearity that a network was seen to use.
+
+    Args:
+        append_one: append the constant 1 to the features.
+        function: a key of `ENTRYWISE`.
+
+    Raises:
+        ValueError: no such function.
+    """
+
+    function: str = "gelu"
+
+    def __post_init__(self) -> None:
+        if self.function not in ENTRYWISE:
+            raise ValueError(f"function: expected one of {', '.join(ENTRYWISE)}, got {self.function!r}")
+
+    @property
+    def name(self) -> str:
+        """``entrywise``."""
+        return "entrywise"
+
+    @property
+    def homogeneous(self) -> bool:
+        """Only the leaky ReLU is."""
+        return self.function == "leaky_relu"
+
+    def value(self, z: Float[Tensor, "..."], out: Tensor | None = None) -> Float[Tensor, "..."]:
+        """The function."""
+        found = ENTRYWISE[self.function](z)
+        return found if out is None else out.copy_(found)
+
+    def derivative(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Its derivative, by autograd."""
+        with torch.enable_grad():
+            x = z.detach().requires_grad_()
+            (found,) = torch.autograd.grad(ENTRYWISE[self.function](x).sum(), x)
+        return found
+
+    def pullback_(
+        self, v: Float[Tensor, "..."], z: Float[Tensor, "..."], s: Float[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
+        """``v ← σ̇(z) ⊙ v`` in place."""
+        return v.mul_(self.derivative(z))
+
+    def __str__(self) -> str:
+        return f"{self.function}(append_one={self.append_one})"
+
+
+KNOWN: dict[str, type[Activation]] = ACTIVATIONS | {"entrywise": Entrywise}
+
+Mark = tuple[tuple[int, ...], torch.dtype, bytes]
+
+
+def mark_of(x: Tensor) -> Mark:
+    """Shape, type and some entries: what tells a state from all others of a pass."""
+    flat = x.detach().reshape(-1) if x.is_contiguous() else x.detach().flatten()
+    some = flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].contiguous().cpu()
+    return tuple(x.shape), x.dtype, some.view(torch.uint8).numpy().tobytes()
+
+
+def _sigma(operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Activation | None:
+    """What an operator of torch is, None: no nonlinearity of those known."""
+    name = operator.removeprefix("aten::").rstrip("_")
+    given = args[1:]
+    if name == "relu" or (name == "clamp_min" and given[:1] == (0,)) or (name == "threshold" and given[:2] == (0, 0)):
+        return ReLU()
+    if name == "gelu":
+        return Entrywise(function="gelu_tanh" if kwargs.get("approximate") == "tanh" else "gelu")
+    if name == "hardtanh":
+        return Entrywise(function="hardtanh_0_6") if given[:2] in ((0, 6), (0.0, 6.0)) else None
+    usual = {"leaky_relu": ((), (0.01,)), "elu": ((), (1.0,), (1,), (1, 1, 1)), "softplus": ((), (1, 20), (1.0, 20.0))}
+    if name in usual:
+        return Entrywise(function=name) if given in usual[name] else None
+    return Entrywise(function=name) if name in ENTRYWISE else None
+
+
+@dataclass
+class Consumers:
+    """Tensors that nonlinearities took in a pass, and which; None where two different ones took the same."""
+
+    taken: dict[Mark, Activation | None] = field(default_factory=dict)
+    watched: bool = False
+
+    def of(self, x: Tensor) -> Activation:
+        """σ of a state: what took it, else the identity without an appended 1."""
+        return self.taken.get(mark_of(x)) or WITHOUT
+
+    def divided(self, x: Tensor) -> bool:
+        """Whether two different nonlinearities take the state."""
+        mark = mark_of(x)
+        return mark in self.taken and self.taken[mark] is None
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """While it lasts, note what nonlinearities are given; a network that is compiled in parts is not watched."""
+        if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_torchdynamo_orig_callable") for m in _all(model)):
+            yield
+            return
+        self.watched = True
+        with _Watch(self.taken):
+            yield
+
+
+def _all(model: nn.Module) -> Iterator[nn.Module]:
+    for module in model.modules():
+        yield module
+        original = getattr(module, "_orig_mod", None)
+        if original is not None:
+            yield original
+
+
+class _Watch(TorchDispatchMode):
+    """Notes the inputs of nonlinearities, before they run: some work in place."""
+
+    def __init__(self, taken: dict[Mark, Activation | None]) -> None:
+        super().__init__()
+        self.taken = taken
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        x = args[0] if args else None
+        if isinstance(x, Tensor) and type(x) in (Tensor, nn.Parameter) and x.is_floating_point() and x.numel():
+            if x.layout == torch.strided and x.device.type != "meta":
+                sigma = _sigma(func._schema.name, args, kwargs)
+                if sigma is not None:
+                    mark = mark_of(x)
+                    self.taken[mark] = sigma if self.taken.get(mark, sigma) == sigma else None
+        return func(*args, **kwargs)
