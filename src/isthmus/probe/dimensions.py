@@ -40,8 +40,8 @@ DEVIATIONS, DRIFT = 3.0, 0.1
 """A dimension changes with scale where, beyond what a known manifold's does, it moves by this many errors and by this
 part of itself."""
 
-CHECK_RANKS = (2, 8)
-"""Neighbours between which `two_nn` looks whether the dimension changes with scale."""
+CHECK_RANK = 32
+"""Neighbour out to which `two_nn` looks whether the dimension changes with scale."""
 
 TRIALS, MOST = 6, 1024
 """Known manifolds tried for one estimate at most (two are the rule), and their greatest dimension."""
@@ -58,7 +58,8 @@ class NeighbourDimension:
         rank: neighbours out to which distances were read, 2n.
         scale: mean distance to the neighbour of this rank, in the units of the rows.
         control: the same estimate where every column is shuffled by itself; NaN where it was left out.
-        known: dimension of the known manifold that comes nearest to ``value`` with as many rows; 0 where none was tried.
+        known: dimension of the known manifold that comes nearest to ``value`` with as many rows; 0 where none was
+            tried.
         known_value: what the estimator says of that one.
         rows: distinct rows used.
         copies: share of the rows used that repeat another.
@@ -122,14 +123,14 @@ def two_nn(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    found = _neighbours(rows, CHECK_RANKS[1], max_rows, tolerance, seed)
+    found = _neighbours(rows, CHECK_RANK, max_rows, tolerance, seed)
     if found.distances.shape[1] < 2:
         return _one_row(found, method)
     first = _judged(found, 2, method, _control(rows, found, (2,), method, seed)[0] if control else math.nan, seed)
-    if found.distances.shape[1] < CHECK_RANKS[1]:
+    if found.distances.shape[1] < CHECK_RANK:
         return first
-    wide = _estimate(found, CHECK_RANKS[1], "ml")
-    return _with_drift([first], [(CHECK_RANKS[1], "ml", wide)], seed)[0]
+    wide = _estimate(found, CHECK_RANK, "ml")
+    return _with_drift([first], [(CHECK_RANK, "ml", wide)], seed)[0]
 
 
 @torch.no_grad()
@@ -150,7 +151,10 @@ def gride(
     Args:
         rows: one a sample, ``(n, width)``, of any floating point type.
         max_rank: the greatest 2n; fewer distinct rows stop before.
-        max_rows, tolerance, control, seed: see `two_nn`.
+        max_rows: see `two_nn`.
+        tolerance: the same.
+        control: the same.
+        seed: of every draw.
 
     Returns:
         One a scale, the finest first. ``rank`` is 2n, ``scale`` the mean distance to that neighbour.

@@ -17,9 +17,13 @@ MAX_ROWS = 5000
 """Rows used at most: a random part of more. All pairs of 5000 take a second at width 768; the error of a dimension is
 then some 2 % of it."""
 
-COPIES = 4.0
-"""Rows closer than this many roundings of their type, relative to their norm, are copies. Rounding two equal rows apart
-moves them by 0.3; what is left is for kernels that sum in another order."""
+COPIES, COPIES_HALF = 16.0, 1.0
+"""Rows closer than this many roundings of their type, relative to their norm, are copies. Equal rows that were rounded
+apart are at most one away; kernels that sum in another order add a few. Roundings of half types reach into the data,
+so that no more than one is taken."""
+
+BLURRED = 10.0
+"""Distances below this many roundings are not told apart well: rounding then makes some 5 % of them."""
 
 BLOCK = 2**22
 """Entries of a block of distances: 32 MiB in float64."""
@@ -59,8 +63,8 @@ class Neighbours:
 
     @property
     def blurred(self) -> bool:
-        """Half of the rows have their first neighbour within 20 roundings: ratios of distances are then noise."""
-        return self.distances.shape[1] > 0 and float(self.distances[:, 0].median()) < 20 * self.rounding
+        """Half of the rows have their first neighbour within a few roundings: ratios of distances are then noise."""
+        return self.distances.shape[1] > 0 and float(self.distances[:, 0].median()) < BLURRED * self.rounding
 
     def tied(self, rank: int = 1) -> float:
         """Share of rows whose neighbours ``rank`` and ``rank + 1`` are equally far: 0 unless data are discrete."""
@@ -111,7 +115,7 @@ def neighbour_distances(
         k: neighbours of each row, itself not among them.
         max_rows: of more rows, as many are drawn at random; a neighbour is then a neighbour among these.
         tolerance: rows whose distance is at most this part of their norm are copies, and so are rows that a chain of
-            such links. 0 merges equal rows alone. By default four roundings of the rows' type.
+            such links. 0 merges equal rows alone. By default 16 roundings of the rows' type, of half types one.
         seed: of the draw.
 
     Raises:
@@ -138,38 +142,42 @@ def distinct_neighbours(
 ) -> Neighbours:
     """`neighbour_distances` of checked rows, with fewer neighbours where there are too few distinct rows."""
     used = drawn(len(rows), max_rows, seed)
-    X = rows[used].double()
-    kept, _, distances, indices = _without_copies(X, k, _relative(rows, tolerance))
-    sizes = torch.linalg.vector_norm(X, dim=1)
-    rounding = torch.finfo(rows.dtype).eps * float(sizes.median()) if len(X) else 0.0
+    kept, _, distances, indices = without_copies(rows[used], k, tolerance)
+    rounding = torch.finfo(rows.dtype).eps * float(_norms(rows[used].double()).median()) if len(used) else 0.0
     return Neighbours(distances, indices, used[kept], len(used), rounding)
-
-
-def copy_labels(rows: Tensor, tolerance: float | None = None) -> Tensor:
-    """A number for each of the checked rows, ``(n,)``, the same for copies: the first of them."""
-    return _without_copies(rows.double(), 4, _relative(rows, tolerance))[1]
 
 
 def _relative(rows: Tensor, tolerance: float | None) -> float:
     if tolerance is None:
-        return COPIES * torch.finfo(rows.dtype).eps
+        return (COPIES if rows.itemsize > 2 else COPIES_HALF) * torch.finfo(rows.dtype).eps
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance must be at least 0 and below 1, got {tolerance}")
     return tolerance
 
 
-def _without_copies(X: Tensor, k: int, tolerance: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows kept, of each row the one it is a copy of, and distances and indices of neighbours among those kept."""
-    norms = torch.linalg.vector_norm(X, dim=1)
-    first = _equal(X)
+def without_copies(rows: Tensor, k: int, tolerance: float | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows kept, of each row the one kept in its place, distances and indices of neighbours among those kept."""
+    X, tolerance = rows.double(), _relative(rows, tolerance)
+    norms, first = _norms(X), _equal(X)
     while True:
         kept, place = first.unique(return_inverse=True)
-        distances, indices = nearest(X[kept], min(k, len(kept) - 1))
+        distances, indices = nearest(X[kept], max(0, min(k, len(kept) - 1)))
         reach = tolerance * (norms[kept][:, None] + norms[kept][indices]) / 2
         close = distances <= reach
         if not bool(close.any()):
             return kept, first, distances, indices
         first = kept[_linked(indices, close)][place]
+
+
+def _power_of_two(X: Tensor) -> float:
+    """Near the greatest entry: divided by it, squares neither overflow nor vanish, and no digit changes."""
+    size = float(X.abs().max()) if X.numel() else 0.0
+    return 2.0 ** math.frexp(size)[1] if size > 0 else 1.0
+
+
+def _norms(X: Tensor) -> Tensor:
+    size = _power_of_two(X)
+    return torch.linalg.vector_norm(X / size, dim=1) * size
 
 
 def _equal(X: Tensor) -> Tensor:
@@ -201,10 +209,10 @@ def nearest(X: Tensor, k: int) -> tuple[Tensor, Tensor]:
     distances, indices = X.new_empty(n, k), torch.empty(n, k, dtype=torch.int64)
     if k < 1:
         return distances, indices
-    X = X - X.mean(0)
-    size = float(X.abs().max())
-    X = X / size if size > 0 else X  # squares neither overflow nor vanish
-    squares = X.square().sum(1)
+    size = _power_of_two(X)
+    X = X / size
+    centred = X - X.mean(0)
+    squares = centred.square().sum(1)
     picked = min(k + SPARE, n - 1)
     # the square of a distance by products is off by about √width roundings of the squares of the norms
     slack = 4 * math.sqrt(width) * torch.finfo(X.dtype).eps * (squares.sqrt() + squares.max().sqrt()).square()
@@ -212,7 +220,7 @@ def nearest(X: Tensor, k: int) -> tuple[Tensor, Tensor]:
     for start in range(0, n, step):
         mine = slice(start, min(start + step, n))
         # ‖x_j‖² − 2⟨x_i, x_j⟩: without ‖x_i‖², which orders nothing
-        products = torch.addmm(squares[None], X[mine], X.T, alpha=-2)
+        products = torch.addmm(squares[None], centred[mine], centred.T, alpha=-2)
         products[torch.arange(len(products)), torch.arange(mine.start, mine.stop)] = math.inf
         worst, candidates = products.topk(picked, largest=False)
         found, order = _by_differences(X, mine, candidates).sort(dim=1, stable=True)
@@ -225,7 +233,7 @@ def nearest(X: Tensor, k: int) -> tuple[Tensor, Tensor]:
             exact = torch.linalg.vector_norm(X - X[i], dim=1)
             exact[i] = math.inf
             distances[i], indices[i] = exact.topk(k, largest=False)
-    return distances * (size or 1.0), indices
+    return distances * size, indices
 
 
 def _by_differences(X: Tensor, mine: slice, candidates: Tensor) -> Tensor:
@@ -243,9 +251,9 @@ def error_of_mean(parts: Tensor, indices: Tensor) -> float:
     """Standard error of the mean of what each row contributes, where rows that share neighbours are not independent.
 
     ``‖Mᵀφ‖²/(m·n²)`` is its square, with φ the contributions about their mean and M the 0/1 matrix of each row's
-    neighbourhood, itself included, of m rows: two rows count together by the share of neighbours in common. Errors of
-    independent rows (Fisher information) are too small by a fifth to a half; this one is right to a sixth
-    (tests/probe/test_probe_neighbours.py). The greater of the two is taken.
+    neighbourhood, itself included, of m rows: two rows count together by the share of neighbours in common. The errors
+    of independent rows, and those of the Fisher information, are too small by a fifth to a half; for dimensions this
+    one is right to a sixth (tests/probe/test_probe_neighbours.py). The greater of the two is taken.
 
     Args:
         parts: of each row, ``(n,)``.

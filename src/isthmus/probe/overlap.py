@@ -16,10 +16,10 @@ from isthmus.probe.neighbours import (
     MAX_ROWS,
     TIE,
     checked,
-    copy_labels,
     drawn,
     error_of_mean,
     nearest,
+    without_copies,
 )
 
 NEIGHBOURS = 30
@@ -41,7 +41,8 @@ class Overlap:
 
     Args:
         value: mean over rows, in [0, 1]; NaN where there are too few distinct rows.
-        error: standard error of the draw of the rows; rows that share neighbours are not counted as independent.
+        error: standard error of the draw of the rows, which counts that rows share neighbours. Never much too small; up
+            to three times too large where k is a tenth of the rows and shares change slowly from place to place.
         interval: 95 %, inside [0, 1].
         control: the same with the rows of b, or the labels, shuffled: what chance gives.
         k: neighbours of each row.
@@ -78,7 +79,8 @@ def neighbourhood_overlap(
     then not determined, and a doubt says of how many rows this holds.
 
     Args:
-        a_rows, b_rows: row i of both is the same sample; widths and types may differ.
+        a_rows: of one representation, ``(n, width)``, of any floating point type.
+        b_rows: of the other; row i of both is the same sample, widths and types may differ.
         k: neighbours; chance gives k/(n − 1).
         max_rows: of more rows, as many are drawn at random.
         tolerance: relative distance up to which rows are copies, see `neighbour_distances`.
@@ -93,12 +95,13 @@ def neighbourhood_overlap(
         raise ValueError(f"a_rows and b_rows must be the same samples, got {len(a)} and {len(b)} rows")
     used = _used(len(a), k, max_rows, seed)
     a, b = a[used], b[used]
-    kept = _first_of_pairs(copy_labels(a, tolerance), copy_labels(b, tolerance))
+    generator = torch.Generator().manual_seed(seed)
+    of_a, of_b = (_search(X, k, tolerance, generator) for X in (a, b))
+    kept = _first_of_pairs(of_a.first, of_b.first)
     if len(kept) <= k:
         return _too_few(len(kept), len(used), k)
-    generator = torch.Generator().manual_seed(seed)
-    in_a, a_tied = _neighbours_of(a[kept], k, generator)
-    in_b, b_tied = _neighbours_of(b[kept], k, generator)
+    in_a, a_tied = _lists(a, kept, of_a, k, generator)
+    in_b, b_tied = _lists(b, kept, of_b, k, generator)
     order = torch.randperm(len(kept), generator=generator)
     return _judged(_common(in_a, in_b), _common(in_a, _moved(in_b, order)), in_a, max(a_tied, b_tied), len(used))
 
@@ -123,7 +126,9 @@ def label_overlap(
         labels: of the samples, integers.
         k: neighbours of each row.
         balanced: the mean over labels of each one's mean, as DADApy's by default, in place of the mean over rows.
-        max_rows, tolerance, seed: see `neighbourhood_overlap`.
+        max_rows: see `neighbourhood_overlap`.
+        tolerance: the same.
+        seed: of every draw.
 
     Raises:
         TypeError: rows that are not floating point.
@@ -134,11 +139,12 @@ def label_overlap(
         raise ValueError(f"labels must be one a row, ({len(X)},), got {tuple(labels.shape)}")
     used = _used(len(X), k, max_rows, seed)
     X, labels = X[used], labels.detach().cpu()[used].unique(return_inverse=True)[1]
-    kept = _first_of_pairs(copy_labels(X, tolerance), labels)
+    generator = torch.Generator().manual_seed(seed)
+    search = _search(X, k, tolerance, generator)
+    kept = _first_of_pairs(search.first, labels)
     if len(kept) <= k:
         return _too_few(len(kept), len(used), k)
-    generator = torch.Generator().manual_seed(seed)
-    indices, tied = _neighbours_of(X[kept], k, generator)
+    indices, tied = _lists(X, kept, search, k, generator)
     mine = labels[kept]
 
     def shares(own: Tensor) -> Tensor:
@@ -166,26 +172,52 @@ def _first_of_pairs(a: Tensor, b: Tensor) -> Tensor:
     return first[first < len(a)].sort().values
 
 
-def _neighbours_of(X: Tensor, k: int, generator: torch.Generator) -> tuple[Tensor, float]:
-    """Indices of the k nearest, ``(n, k)``, and the share of rows for which a tie leaves them open.
+@dataclass(frozen=True)
+class _Search:
+    """Which rows are copies, ``first`` of each row, and, where none is, the neighbours of all."""
 
-    Rows are searched in random order, so that ties fall differently in each search: in their own order, two constant
-    representations would agree in everything.
+    first: Tensor
+    distances: Tensor
+    indices: Tensor
+
+
+def _search(X: Tensor, k: int, tolerance: float | None, generator: torch.Generator) -> _Search:
+    """Rows are searched in random order, so that ties fall differently in each search.
+
+    In their own order, two constant representations would agree in everything.
     """
     order = torch.randperm(len(X), generator=generator)
-    distances, indices = nearest(X[order].double(), min(k + 1, len(X) - 1))
-    found = torch.empty_like(indices[:, :k])
-    found[order] = order[indices[:, :k]]
+    kept, first, distances, indices = without_copies(X[order], k + 1, tolerance)
+    of_row = torch.empty_like(first)
+    of_row[order] = order[first]
+    if len(kept) < len(X):
+        return _Search(of_row, distances[:0], indices[:0])
+    return _Search(of_row, _back(distances, order), _back(order[indices], order))
+
+
+def _back(found: Tensor, order: Tensor) -> Tensor:
+    """What was found of rows in another order, in the rows' own."""
+    rows = torch.empty_like(found)
+    rows[order] = found
+    return rows
+
+
+def _lists(X: Tensor, kept: Tensor, search: _Search, k: int, generator: torch.Generator) -> tuple[Tensor, float]:
+    """The k nearest among the rows kept, ``(n, k)``, and the share of rows for which a tie leaves them open."""
+    distances, indices = search.distances, search.indices
+    if len(kept) < len(X) or len(indices) < len(X):
+        order = torch.randperm(len(kept), generator=generator)
+        distances, indices = nearest(X[kept][order].double(), min(k + 1, len(kept) - 1))
+        distances, indices = _back(distances, order), _back(order[indices], order)
     if distances.shape[1] == k:
-        return found, 0.0
+        return indices, 0.0
     near, far = distances[:, k - 1], distances[:, k]
-    return found, float((far - near <= TIE * far).double().mean())
+    return indices[:, :k], float((far - near <= TIE * far).double().mean())
 
 
 def _common(a: Tensor, b: Tensor) -> Tensor:
     """Of each row, the share of indices that are in both of its lists."""
-    n, k = a.shape
-    row = torch.arange(n)[:, None] * n
+    row = torch.arange(len(a))[:, None] * len(a)
     return torch.isin(a + row, b + row, assume_unique=True).double().mean(1)
 
 
