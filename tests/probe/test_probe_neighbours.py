@@ -92,7 +92,9 @@ def test_copies_are_merged_into_the_first_and_counted():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64])
 def test_copies_up_to_the_rounding_of_their_type_are_merged(dtype):
     X = gaussian(80, 64).to(dtype)
-    noise = 1 + torch.finfo(dtype).eps * torch.randint(-1, 2, (80, 64), generator=torch.Generator().manual_seed(1))
+    noise = (
+        1 + torch.finfo(dtype).eps * torch.randint(-1, 2, (80, 64), generator=torch.Generator().manual_seed(1)).double()
+    )
     again = (X.double() * noise).to(dtype)
     assert not torch.equal(X, again)
     found = neighbour_distances(torch.cat((X, again)), 3)
@@ -131,11 +133,11 @@ def test_rows_that_cannot_be_measured_are_refused(without_shape_checks):
         neighbour_distances(X[:, :0], 2)
     with pytest.raises(ValueError, match=r"k must be 1 or more, got 0"):
         neighbour_distances(X, 0)
-    with pytest.raises(ValueError, match=r"20 neighbours need 21 distinct rows or more, got 20 \(20 rows, 0%"):
+    with pytest.raises(ValueError, match=r"k = 20 needs 21 distinct rows or more, got 20 \(20 rows, 0%"):
         neighbour_distances(X, 20)
-    with pytest.raises(ValueError, match=r"3 neighbours need 4 distinct rows or more, got 1 \(9 rows, 89%"):
+    with pytest.raises(ValueError, match=r"k = 3 needs 4 distinct rows or more, got 1 \(9 rows, 89%"):
         neighbour_distances(torch.ones(9, 2), 3)
-    with pytest.raises(ValueError, match=r"1 neighbours need 2 distinct rows or more, got 0"):
+    with pytest.raises(ValueError, match=r"k = 1 needs 2 distinct rows or more, got 0"):
         neighbour_distances(X[:0], 1)
     with pytest.raises(ValueError, match=r"max_rows must be 2 or more, got 1"):
         neighbour_distances(X, 1, max_rows=1)

@@ -59,7 +59,7 @@ class Neighbours:
     @property
     def copies(self) -> float:
         """Share of the rows used that repeat another."""
-        return 1 - len(self.kept) / self.used
+        return 1 - len(self.kept) / max(1, self.used)
 
     @property
     def blurred(self) -> bool:
@@ -131,7 +131,7 @@ def neighbour_distances(
     found = distinct_neighbours(checked(rows), k, max_rows=max_rows, tolerance=tolerance, seed=seed)
     if found.distances.shape[1] < k:
         raise ValueError(
-            f"{k} neighbours need {k + 1} distinct rows or more, got {len(found.kept)} "
+            f"k = {k} needs {k + 1} distinct rows or more, got {len(found.kept)} "
             f"({found.used} rows, {found.copies:.0%} of them copies)"
         )
     return found
