@@ -123,7 +123,8 @@ def two_nn(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    found = _neighbours(rows, CHECK_RANK, max_rows, tolerance, seed)
+    rows = _checked(rows)
+    found = distinct_neighbours(rows, CHECK_RANK, max_rows=max_rows, tolerance=tolerance, seed=seed)
     if found.distances.shape[1] < 2:
         return _one_row(found, method)
     first = _judged(found, 2, method, _control(rows, found, (2,), method, seed)[0] if control else math.nan, seed)
@@ -165,7 +166,8 @@ def gride(
     """
     if max_rank < 2:
         raise ValueError(f"max_rank must be 2 or more, got {max_rank}")
-    found = _neighbours(rows, 2 ** int(math.log2(max_rank)), max_rows, tolerance, seed)
+    rows, most = _checked(rows), 2 ** int(math.log2(max_rank))
+    found = distinct_neighbours(rows, most, max_rows=max_rows, tolerance=tolerance, seed=seed)
     if found.distances.shape[1] < 2:
         return (_one_row(found, "ml"),)
     ranks = [2**i for i in range(1, int(math.log2(found.distances.shape[1])) + 1)]
@@ -174,11 +176,11 @@ def gride(
     return tuple(_with_drift(scales, [(s.rank, "ml", (s.value, s.error)) for s in scales], seed))
 
 
-def _neighbours(rows: Tensor, k: int, max_rows: int, tolerance: float | None, seed: int) -> Neighbours:
+def _checked(rows: Tensor) -> Tensor:
     rows = checked(rows)
     if len(rows) < 3:
         raise ValueError(f"a dimension from neighbours needs 3 rows or more, got {len(rows)}")
-    return distinct_neighbours(rows, k, max_rows=max_rows, tolerance=tolerance, seed=seed)
+    return rows
 
 
 # --- estimates ----------------------------------------------------------------------------------------------------
@@ -271,7 +273,7 @@ def _known(value: float, rows: int, rank: int, most: int, method: str, seed: int
 
 def _control(rows: Tensor, found: Neighbours, ranks: Sequence[int], method: str, seed: int) -> list[float]:
     """The estimates where each column of the distinct rows is shuffled by itself: what marginals alone give."""
-    X = checked(rows)[found.kept]
+    X = rows[found.kept].cpu()
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(X.shape, generator=generator).argsort(dim=0)
     shuffled = distinct_neighbours(X.gather(0, order), max(ranks), max_rows=len(X))

@@ -94,7 +94,7 @@ def neighbourhood_overlap(
     if len(a) != len(b):
         raise ValueError(f"a_rows and b_rows must be the same samples, got {len(a)} and {len(b)} rows")
     used = _used(len(a), k, max_rows, seed)
-    a, b = a[used], b[used]
+    a, b = a[used].cpu(), b[used].cpu()
     generator = torch.Generator().manual_seed(seed)
     of_a, of_b = (_search(X, k, tolerance, generator) for X in (a, b))
     kept = _first_of_pairs(of_a.first, of_b.first)
@@ -138,7 +138,7 @@ def label_overlap(
     if labels.shape != (len(X),):
         raise ValueError(f"labels must be one a row, ({len(X)},), got {tuple(labels.shape)}")
     used = _used(len(X), k, max_rows, seed)
-    X, labels = X[used], labels.detach().cpu()[used].unique(return_inverse=True)[1]
+    X, labels = X[used].cpu(), labels.detach().cpu()[used].unique(return_inverse=True)[1]
     generator = torch.Generator().manual_seed(seed)
     search = _search(X, k, tolerance, generator)
     kept = _first_of_pairs(search.first, labels)
