@@ -112,7 +112,8 @@ def neighbour_distances(
     are lost where neighbours are close and norms large.
 
     Args:
-        rows: one a sample, of any floating point type; the work is done in float64 on the CPU.
+        rows: one a sample, of any floating point type; the work is done in float64 on the CPU. Their type says how
+            coarsely they are rounded: hand them over as the model made them.
         k: neighbours of each row, itself not among them.
         max_rows: of more rows, as many are drawn at random; a neighbour is then a neighbour among these.
         tolerance: rows whose distance is at most this part of their norm are copies, and so are rows that a chain of

@@ -44,7 +44,7 @@ class Overlap:
         error: standard error of the draw of the rows, which counts that rows share neighbours. Never much too small; up
             to three times too large where k is a tenth of the rows and shares change slowly from place to place.
         interval: 95 %, inside [0, 1].
-        control: the same with the rows of b, or the labels, shuffled: what chance gives.
+        control: the same where rows get the neighbours, or the labels, of others: what chance gives.
         k: neighbours of each row.
         rows: distinct rows used.
         copies: share of the rows used that repeat another (in both representations, or with its label).
@@ -95,15 +95,14 @@ def neighbourhood_overlap(
         raise ValueError(f"a_rows and b_rows must be the same samples, got {len(a)} and {len(b)} rows")
     used = _used(len(a), k, max_rows, seed)
     a, b = a[used].cpu(), b[used].cpu()
-    generator = torch.Generator().manual_seed(seed)
-    of_a, of_b = (_search(X, k, tolerance, generator) for X in (a, b))
+    of_a, of_b = (_search(X, k, tolerance) for X in (a, b))
     kept = _first_of_pairs(of_a.first, of_b.first)
     if len(kept) <= k:
         return _too_few(len(kept), len(used), k)
-    in_a, a_tied = _lists(a, kept, of_a, k, generator)
-    in_b, b_tied = _lists(b, kept, of_b, k, generator)
-    order = torch.randperm(len(kept), generator=generator)
-    return _judged(_common(in_a, in_b), _common(in_a, _moved(in_b, order)), in_a, max(a_tied, b_tied), len(used))
+    in_a, a_tied = _lists(a, kept, of_a, k)
+    in_b, b_tied = _lists(b, kept, of_b, k)
+    others = in_b[_shuffled(len(kept), seed)]
+    return _judged(_common(in_a, in_b), _common(in_a, others), in_a, max(a_tied, b_tied), len(used))
 
 
 @torch.no_grad()
@@ -139,12 +138,11 @@ def label_overlap(
         raise ValueError(f"labels must be one a row, ({len(X)},), got {tuple(labels.shape)}")
     used = _used(len(X), k, max_rows, seed)
     X, labels = X[used].cpu(), labels.detach().cpu()[used].unique(return_inverse=True)[1]
-    generator = torch.Generator().manual_seed(seed)
-    search = _search(X, k, tolerance, generator)
+    search = _search(X, k, tolerance)
     kept = _first_of_pairs(search.first, labels)
     if len(kept) <= k:
         return _too_few(len(kept), len(used), k)
-    indices, tied = _lists(X, kept, search, k, generator)
+    indices, tied = _lists(X, kept, search, k)
     mine = labels[kept]
 
     def shares(own: Tensor) -> Tensor:
@@ -154,8 +152,7 @@ def label_overlap(
             found = found * (len(own) / (int((sizes > 0).sum()) * sizes[own]))
         return found
 
-    shuffled = mine[torch.randperm(len(mine), generator=generator)]
-    return _judged(shares(mine), shares(shuffled), indices, tied, len(used))
+    return _judged(shares(mine), shares(mine[_shuffled(len(mine), seed)]), indices, tied, len(used))
 
 
 def _used(number: int, k: int, max_rows: int, seed: int) -> Tensor:
@@ -174,58 +171,37 @@ def _first_of_pairs(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Search:
-    """Which rows are copies, ``first`` of each row, and, where none is, the neighbours of all."""
+    """Of each row the one kept in its place, and the neighbours of those kept."""
 
     first: Tensor
     distances: Tensor
     indices: Tensor
 
 
-def _search(X: Tensor, k: int, tolerance: float | None, generator: torch.Generator) -> _Search:
-    """Rows are searched in random order, so that ties fall differently in each search.
-
-    In their own order, two constant representations would agree in everything.
-    """
-    order = torch.randperm(len(X), generator=generator)
-    kept, first, distances, indices = without_copies(X[order], k + 1, tolerance)
-    of_row = torch.empty_like(first)
-    of_row[order] = order[first]
-    if len(kept) < len(X):
-        return _Search(of_row, distances[:0], indices[:0])
-    return _Search(of_row, _back(distances, order), _back(order[indices], order))
+def _search(X: Tensor, k: int, tolerance: float | None) -> _Search:
+    _, first, distances, indices = without_copies(X, k + 1, tolerance)
+    return _Search(first, distances, indices)
 
 
-def _back(found: Tensor, order: Tensor) -> Tensor:
-    """What was found of rows in another order, in the rows' own."""
-    rows = torch.empty_like(found)
-    rows[order] = found
-    return rows
-
-
-def _lists(X: Tensor, kept: Tensor, search: _Search, k: int, generator: torch.Generator) -> tuple[Tensor, float]:
+def _lists(X: Tensor, kept: Tensor, search: _Search, k: int) -> tuple[Tensor, float]:
     """The k nearest among the rows kept, ``(n, k)``, and the share of rows for which a tie leaves them open."""
     distances, indices = search.distances, search.indices
-    if len(kept) < len(X) or len(indices) < len(X):
-        order = torch.randperm(len(kept), generator=generator)
-        distances, indices = nearest(X[kept][order].double(), min(k + 1, len(kept) - 1))
-        distances, indices = _back(distances, order), _back(order[indices], order)
+    if not len(kept) == len(indices) == len(X):
+        distances, indices = nearest(X[kept].double(), min(k + 1, len(kept) - 1))
     if distances.shape[1] == k:
         return indices, 0.0
     near, far = distances[:, k - 1], distances[:, k]
     return indices[:, :k], float((far - near <= TIE * far).double().mean())
 
 
+def _shuffled(number: int, seed: int) -> Tensor:
+    return torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+
+
 def _common(a: Tensor, b: Tensor) -> Tensor:
     """Of each row, the share of indices that are in both of its lists."""
     row = torch.arange(len(a))[:, None] * len(a)
     return torch.isin(a + row, b + row, assume_unique=True).double().mean(1)
-
-
-def _moved(indices: Tensor, order: Tensor) -> Tensor:
-    """Lists of neighbours after the rows were permuted: row i now holds what was row ``order[i]``."""
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))
-    return place[indices[order]]
 
 
 def _judged(shares: Tensor, shuffled: Tensor, indices: Tensor, tied: float, used: int) -> Overlap:
@@ -235,7 +211,7 @@ def _judged(shares: Tensor, shuffled: Tensor, indices: Tensor, tied: float, used
     if n < FEWEST:
         refusals.append(f"{n} distinct rows; {FEWEST} are the fewest that tell an overlap")
     if tied > TIED:
-        refusals.append(f"{tied:.0%} of rows have more rows than {k} equally near: copies or discrete data")
+        refusals.append(f"{tied:.0%} of rows have more rows than {k} equally near: which count is arbitrary")
     doubts = list(refusals)
     noise = math.hypot(error, error_of_mean(shuffled, indices))
     if value - control < DEVIATIONS * noise:
