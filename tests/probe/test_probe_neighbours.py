@@ -340,6 +340,8 @@ def test_too_few_rows_and_constant_rows():
 def test_discrete_data_are_refused():
     generator = torch.Generator().manual_seed(0)
     integers = torch.randint(0, 4, (1000, 8), generator=generator).double()
+    grid = 0.1 * torch.randint(0, 3, (1000, 6), generator=generator).double() + 0.3 * torch.arange(1, 7)
+    assert math.isnan(two_nn(grid).value) and says(two_nn(grid), "all equally far")  # equal up to rounding
     for found in (two_nn(integers), *gride(integers)):
         assert not found.trusted and not found.value > 100 and found.known == 0
         assert says(found, "two nearest neighbours equally far: the data are discrete") or says(

@@ -186,7 +186,7 @@ def _search(X: Tensor, k: int, tolerance: float | None) -> _Search:
 def _lists(X: Tensor, kept: Tensor, search: _Search, k: int) -> tuple[Tensor, float]:
     """The k nearest among the rows kept, ``(n, k)``, and the share of rows for which a tie leaves them open."""
     distances, indices = search.distances, search.indices
-    if not len(kept) == len(indices) == len(X):
+    if len(kept) != len(indices):  # copies in one only; equal numbers are the same rows
         distances, indices = nearest(X[kept].double(), min(k + 1, len(kept) - 1))
     if distances.shape[1] == k:
         return indices, 0.0
