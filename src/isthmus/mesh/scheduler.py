@@ -74,7 +74,7 @@ class MeshScheduler:
         """Count one call, and move ρ when it is time.
 
         Args:
-            path: states ``A_0 … A_L`` of any shape (rows or columns), if they are at hand; else the path of ``x`` is computed.
+            path: states ``A_0 … A_L`` of any shape (rows or columns); else that of ``x`` is computed.
 
         Returns:
             Whether the model was changed: an optimiser with memory must then forget it.
