@@ -122,13 +122,13 @@ def test_without_an_effective_depth_nothing_is_capped():
     assert float(model.step_sizes.max()) > 20
 
 
-def test_the_trajectory_leaves_batch_norm_and_dropout_alone():
+def test_the_trajectory_leaves_batch_norm_dropout_and_the_generator_alone():
     model = ResidualSteps([nn.Sequential(nn.BatchNorm1d(5), nn.Dropout(0.5)) for _ in range(3)])
     model.blocks[1].eval()
     before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
-    state = torch.get_rng_state()
-    model.trajectory(torch.randn(1, 5).expand(9, 5))
-    torch.set_rng_state(state) if not torch.equal(torch.get_rng_state(), state) else None
+    x, state = torch.randn(9, 5), torch.get_rng_state()
+    model.trajectory(x)
+    assert torch.equal(torch.get_rng_state(), state)
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
@@ -200,8 +200,8 @@ def test_misuse_is_named(make, message):
     ("path", "message"),
     [
         (torch.zeros(5, 3, 2), "do not change"),
-        (torch.full((5, 3, 2), float("nan")), "around step 1 are zero or not finite"),
-        (torch.tensor([1.0, 2, 0, 1, 2])[:, None, None], "around step 2 are zero"),
+        (torch.full((5, 3, 2), float("nan")), "around step 1 are not finite"),
+        (torch.tensor([1.0, 2, float("inf"), 1, 2])[:, None, None], "around step 2 are not finite"),
     ],
 )
 def test_states_that_say_nothing_leave_the_mesh_with_a_sentence(path, message):
@@ -210,6 +210,13 @@ def test_states_that_say_nothing_leave_the_mesh_with_a_sentence(path, message):
     assert not scheduler.step(path) and message in str(scheduler.doubt)
     assert torch.equal(mesh.rho, Equidistant().init(4, 0.0).rho)
     assert scheduler.step(torch.tensor([1.0, 2, 3, 3.5, 3.6])[:, None, None]) and scheduler.doubt is None
+
+
+def test_a_step_that_ends_in_zero_changes_all_of_the_state():
+    """A state may pass through 0 exactly; divided by it, the mesh would never move again."""
+    assert relative_changes(torch.tensor([1.0, 2, 0, 0, 3])[:, None, None]).tolist() == [0.5, 1, 0, 1]
+    mesh = ODEMesh(4)
+    assert MeshScheduler(mesh, Adaptive(), every=1).step(torch.tensor([1.0, 2, 0, 1, 2])[:, None, None])
 
 
 def test_curvature_is_that_of_a_parabola_on_any_mesh_and_zero_on_a_line():

@@ -58,9 +58,10 @@ def equal_steps(depth: int) -> StepSizesVector:
 def relative_changes(path: Float[Tensor, "layers_plus_1 samples *state"]) -> PerLayer:
     """``‖A_ℓ − A_{ℓ−1}‖/‖A_ℓ‖`` of a path of states of any shape, norms over all entries; 0 where nothing moves.
 
-    A state that is 0 after a step that moved gives inf; states that are not finite give nan or inf.
+    A step that ends in 0 is divided by the state before it, which makes it 1. States that are not finite give nan.
     """
     entries = tuple(range(1, path.ndim))
     step = torch.linalg.vector_norm((path[1:] - path[:-1]).double(), dim=entries)
-    size = torch.linalg.vector_norm(path[1:].double(), dim=entries)
+    sizes = torch.linalg.vector_norm(path.double(), dim=entries)
+    size = torch.where(sizes[1:] == 0, sizes[:-1], sizes[1:])
     return torch.where(step == 0, step, step / size)

@@ -125,7 +125,7 @@ def _doubt(shares: Tensor) -> str | None:
     """Why a rule cannot learn from these numbers; None where it can."""
     if not bool(torch.isfinite(shares).all()):
         step = int((~torch.isfinite(shares)).nonzero()[0]) + 1
-        return f"the mesh was left: the states around step {step} are zero or not finite"
+        return f"the mesh was left: the states around step {step} are not finite"
     if not bool((shares > 0).any()):
         return "the mesh was left: the states do not change, or not by what the monitor measures"
     return None
