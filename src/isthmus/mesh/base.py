@@ -62,6 +62,7 @@ def relative_changes(path: Float[Tensor, "layers_plus_1 samples *state"]) -> Per
     """
     entries = tuple(range(1, path.ndim))
     step = torch.linalg.vector_norm((path[1:] - path[:-1]).double(), dim=entries)
-    sizes = torch.linalg.vector_norm(path.double(), dim=entries)
-    size = torch.where(sizes[1:] == 0, sizes[:-1], sizes[1:])
+    size = torch.linalg.vector_norm(path[1:].double(), dim=entries)
+    if bool((size == 0).any()):
+        size = torch.where(size == 0, torch.linalg.vector_norm(path[:-1].double(), dim=entries), size)
     return torch.where(step == 0, step, step / size)
