@@ -55,8 +55,14 @@ def equal_steps(depth: int) -> StepSizesVector:
     return torch.full((depth,), 1 / depth, dtype=torch.float64)
 
 
-def relative_changes(path: Float[Tensor, "layers_plus_1 rows columns"]) -> PerLayer:
-    """``‖A_ℓ − A_{ℓ−1}‖_F/‖A_ℓ‖_F`` of a path of states, rows or columns; 0 where both vanish."""
-    step = (path[1:] - path[:-1]).double().norm(dim=(1, 2))
-    size = path[1:].double().norm(dim=(1, 2))
+def relative_changes(path: Float[Tensor, "layers_plus_1 samples *state"]) -> PerLayer:
+    """``‖A_ℓ − A_{ℓ−1}‖/‖A_ℓ‖`` of a path of states of any shape, norms over all entries; 0 where nothing moves.
+
+    A step that ends in 0 is divided by the state before it, which makes it 1. States that are not finite give nan.
+    """
+    entries = tuple(range(1, path.ndim))
+    step = torch.linalg.vector_norm((path[1:] - path[:-1]).double(), dim=entries)
+    size = torch.linalg.vector_norm(path[1:].double(), dim=entries)
+    if bool((size == 0).any()):
+        size = torch.where(size == 0, torch.linalg.vector_norm(path[:-1].double(), dim=entries), size)
     return torch.where(step == 0, step, step / size)
