@@ -61,7 +61,7 @@ def seeded():
 @pytest.mark.usefixtures("seeded")
 def test_a_condition_that_comes_first_is_not_the_state():
     net, x = Stack(), torch.randn(50, 6)
-    profile, states = probe(net, x, ["blocks.0:input", "blocks.*"], batch_size=20), net.states(x)
+    profile, states = probe(net, x, ["blocks.0:input", "blocks.*"], batch_size=20, activation="relu"), net.states(x)
     for i, found in enumerate(profile["step_change"][1:]):
         assert found == pytest.approx(change(states[i], states[i + 1]), rel=1e-5)
     assert profile[PR][0] == pytest.approx(pr(states[0]), rel=1e-6) and profile["step_change"][0] is None

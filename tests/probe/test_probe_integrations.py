@@ -40,7 +40,7 @@ def test_a_watch_keeps_tables_and_the_newest_profiles():
     watch = Watch(x, keep=2, options={"layers": ["0", "5"], "shards": 2})
     for step in (0, 10, 20):
         scalars = watch(net, step)
-    assert set(scalars) == {f"isthmus/{column}/{layer}" for column in SCALARS[:3] for layer in ("0", "5")}
+    assert set(scalars) == {f"isthmus/{column}/{layer}" for column in SCALARS[:4] for layer in ("0", "5")}
     assert scalars["isthmus/stable_rank/0"] == watch.last["stable_rank"][0]
     assert list(watch.profiles) == [10, 20] and watch.steps == [0, 10, 20]
     frame = watch.to_dataframe()

@@ -120,16 +120,22 @@ def test_linear_layers_within_a_residual_block_are_no_chain():
         def forward(self, x):
             return x + self.f(x)
 
-    profile = probe(nn.Sequential(nn.Linear(5, 8), Deep(), Deep()), torch.randn(200, 5))
-    assert list(profile.effective_depth) == ["(model)[1:3]"]
+    net = nn.Sequential(nn.Linear(5, 8), Deep(), Deep())
+    assert list(probe(net, torch.randn(200, 5), activation="relu").effective_depth) == ["(model)[1:3]"]
+    # nothing takes the states as they are but linear maps: σ is the identity, which loses nothing, and no skip is told
+    assert probe(net, torch.randn(200, 5)).effective_depth == {}
     profile = probe(nn.Sequential(nn.Linear(5, 8), Plain(8), Plain(8)), torch.randn(200, 5), kinds=("linear",))
     assert profile.effective_depth == {}
 
 
 def test_linear_layers_with_something_between_are_no_chain():
     net = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 8))
-    profile = probe(net, torch.randn(50, 5))
+    profile = probe(net, torch.randn(50, 5), activation="relu")
     assert profile["compared_with"] == [None, None, None] and profile.effective_depth == {}
+    # read off the network, the first σ is tanh, and the second layer is a step; a norm still is none
+    profile = probe(net, torch.randn(50, 5))
+    assert profile["compared_with"] == [None, "0", None]
+    assert profile["activation"] == ["tanh(append_one=True)"] + 2 * ["Identity(append_one=False)"]
 
 
 def test_the_effective_depth_of_a_residual_stack_is_the_sum_of_its_leaks():
@@ -225,7 +231,8 @@ def test_dataframe_and_files(tmp_path):
 
 def test_the_printed_profile_lists_what_was_not_read():
     text = str(probe(mlp(), torch.randn(60, 5)))
-    assert "stable COI" in text and "ReLU(append_one=True), gamma0 = 0.001" in text
+    assert "stable COI" in text and text.split()[3] == "dimension"
+    assert "ReLU(append_one=True), Identity(append_one=False), gamma0 = 0.001" in text
     assert "not read (3):\n  1, 3, 5: not of a kind looked for" in text
     assert "effective depth of chain from 0: 2 over 2 steps" in text
 

@@ -5,7 +5,8 @@ is one of them, bit for bit, is consumed by that nonlinearity, be it a module or
 it is (a norm or a linear map comes first, as in transformers) is its own feature: σ is the identity.
 """
 
-from collections.abc import Callable, Iterator
+import difflib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,7 +104,10 @@ def _sigma(operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Acti
     """What an operator of torch is, None: no nonlinearity of those known."""
     name = operator.removeprefix("aten::").rstrip("_")
     given = args[1:]
-    if name == "relu" or (name == "clamp_min" and given[:1] == (0,)) or (name == "threshold" and given[:2] == (0, 0)):
+    floor = name in ("clamp_min", "clamp") and (*given, kwargs.get("min", kwargs.get("other")))[0] == 0
+    if name == "relu" or (name == "threshold" and given[:2] == (0, 0)):
+        return ReLU()
+    if floor and not any(x is not None for x in (*given[1:], kwargs.get("max"))):
         return ReLU()
     if name == "gelu":
         return Entrywise(function="gelu_tanh" if kwargs.get("approximate") == "tanh" else "gelu")
@@ -169,3 +173,32 @@ class _Watch(TorchDispatchMode):
                     mark = mark_of(x)
                     self.taken[mark] = sigma if self.taken.get(mark, sigma) == sigma else None
         return func(*args, **kwargs)
+
+
+def activations_of(
+    given: Activation | str | Mapping[str, Activation | str] | None,
+) -> Activation | dict[str, Activation] | None:
+    """σ by name or as it is, for all layers or by pattern of names.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: neither a name nor an `Activation`.
+    """
+    if isinstance(given, Mapping):
+        return {pattern: _activation(one) for pattern, one in given.items()}
+    return None if given is None else _activation(given)
+
+
+def _activation(given: object) -> Activation:
+    if isinstance(given, Activation):
+        return given
+    if not isinstance(given, str):
+        raise TypeError(
+            f"activation: expected a name ({', '.join(ACTIVATIONS)}) or an isthmus.activations.Activation, for all "
+            f"layers or by pattern, got {given!r:.60}"
+        )
+    if given not in ACTIVATIONS:
+        near = difflib.get_close_matches(given, ACTIVATIONS, n=1)
+        advice = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {given!r}{advice}")
+    return ACTIVATIONS[given]()

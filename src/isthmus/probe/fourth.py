@@ -151,6 +151,7 @@ def unbiased_dimensions(sums: Sums, fourth: FourthMoments, spectrum: Float[Tenso
     diagonal = float(own.sum())
     shift = float((fourth.shift - sums.mean(STATES)).square().sum()) * n / trace if trace > 0 else 0.0
     eps = 64 * torch.finfo(torch.float64).eps * (1 + shift) ** 2
+    eps += 4 * sums.rounding(STATES)
     lost_up, lost_down = eps * n * n * trace**2, eps * (n * n * power + trace**2 + n * quartic)
     found = dict(undefined)
     for name, taken in (("participation_ratio_rows", 0.0), ("participation_ratio_both", diagonal)):

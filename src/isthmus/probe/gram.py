@@ -1,5 +1,6 @@
 """Sums of squares over samples: the faster way to a layer's quantities, at the price of a squared condition."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -259,6 +260,11 @@ class GramSums(Sums):
         G = self._matrix(block, block, True)
         values, V = eigenvectors(G)
         return values.clamp_min(0).sqrt()[:, None] * V.T
+
+    def rounding(self, block: int) -> float:
+        """Relative error of the block's second moments about its mean: it grows with the mean that is taken off."""
+        raw, left = (float(self._diagonal(block, block, centred).sum()) for centred in (False, True))
+        return self.noise * raw / left if left > 0 else math.inf
 
     def along(self, block: int, direction: Tensor) -> Tensor:
         """``XᵀX v`` of the centred block."""

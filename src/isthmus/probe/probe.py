@@ -18,13 +18,15 @@ from isthmus.model import LeakyResNet
 from isthmus.probe.axes import guards
 from isthmus.probe.batches import batches, device_of, raise_failed, to_device
 from isthmus.probe.capture import Capture, same_bits, undisturbed
+from isthmus.probe.consumers import activations_of
 from isthmus.probe.evidence import Trail, followed
 from isthmus.probe.find import KINDS, Site, Skipped, find_layers, pattern_matches, unwrap, walk
 from isthmus.probe.inputs import Forward, call_of, doubt_of, samples_in, weight_of
 from isthmus.probe.masks import Mask, asked_layers, masks_of
 from isthmus.probe.momenta import PenalisedLoss, penalised_loss
-from isthmus.probe.profile import NEVER_CALLED, Profile, by_reason, listed
-from isthmus.probe.reader import Reader, activations_of
+from isthmus.probe.printed import by_reason, listed
+from isthmus.probe.profile import NEVER_CALLED, Profile
+from isthmus.probe.reader import Reader
 from isthmus.probe.records import LayerRecord
 from isthmus.probe.removal import Loss
 from isthmus.probe.rows import Choice, Positions, Reading
@@ -50,6 +52,7 @@ def probe(
     max_batches: int | None = None,
     shards: int | None = None,
     gamma0: float = 1e-3,
+    neighbours: int | None = None,
     method: str = "auto",
     max_width: int = 8192,
     distributed: bool = False,
@@ -91,6 +94,8 @@ def probe(
             accumulators (by ``qr`` about 100·width² bytes, 300·width² where two states are compared), hence None: 8 up
             to width 256, 4 up to 512, 2 up to 1024, and above 1, without standard errors.
         gamma0: γ_0 of (E7). 1e-3 worked in the project's trials (docs/theory.md).
+        neighbours: keep these many rows of each layer, drawn evenly, for its intrinsic dimension by neighbours (columns
+            ``two_nn``; `Profile.neighbour_dimension`, `Profile.dimension_by_scale`, `Profile.overlap`); 2000 is good.
         method: ``qr`` or ``gram``, see `LayerMoments`; ``auto``: ``gram``, and ``qr`` for states in float64, whose
             digits squares would lose.
         max_width: wider layers are skipped, with the reason.
@@ -119,6 +124,8 @@ def probe(
     reading = reading or given
     if shards is not None and shards < 1:
         raise ValueError(f"shards: expected at least 1, got {shards}")
+    if neighbours is not None and neighbours < 3:
+        raise ValueError(f"neighbours: expected 3 rows or more, 2000 is good, got {neighbours}")
     own = activations_of(activation)
     objective = penalised_loss(loss, weight_decay, target)
     if objective is not None and reading.positions == "mean":
@@ -130,7 +137,7 @@ def probe(
         inner, notes = unwrap(model)
         leaky = isinstance(inner, LeakyResNet) and forward is None
         sigma = own if own is not None or not leaky else cast(LeakyResNet, inner).activation
-        reader = Reader(reading, sigma, shards, method, weight_decay)
+        reader = Reader(reading, sigma, shards, method, weight_decay, neighbours=neighbours)
         reader.notes |= dict.fromkeys(notes)
         chosen = _leaky_sites(cast(LeakyResNet, inner), layers) if leaky else find_layers(inner, layers, kinds)
         limit = _Limit(data, batch_size, max_batches)

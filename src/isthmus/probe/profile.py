@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from isthmus.probe.decompose import shared
+from isthmus.probe.dimensions import NeighbourDimension, gride, two_nn
 from isthmus.probe.find import Skipped
 from isthmus.probe.hamiltonian import HamiltonianEstimate, estimates
 from isthmus.probe.moments import LayerMoments
+from isthmus.probe.overlap import Overlap, neighbourhood_overlap
+from isthmus.probe.printed import printed
 from isthmus.probe.quantities import null_control
 from isthmus.probe.records import EffectiveDepth, LayerRecord, merged
 from isthmus.probe.trajectory import PathEstimate, PathMoments, estimate
@@ -136,6 +139,46 @@ class Profile(Mapping[str, list[Any]]):
         """The same quantities for data without structure, see `isthmus.probe.quantities.null_control`."""
         return null_control(self.moments(layer), kind=kind, **options)
 
+    def kept(self, layer: str) -> Tensor:
+        """Rows of one layer as they came, in the order of their draw; the same rows of layers with as many positions.
+
+        Raises:
+            ValueError: none were kept.
+        """
+        kept = self.record(layer).kept
+        if kept is None or kept.rows is None:
+            raise ValueError("no rows were kept: probe(…, neighbours=2000) keeps some of each layer")
+        return kept.rows
+
+    def neighbour_dimension(self, layer: str) -> NeighbourDimension:
+        """The intrinsic dimension of one layer by TwoNN, with control and doubts: `isthmus.probe.dimensions.two_nn`.
+
+        Raises:
+            ValueError: no rows were kept, or fewer than three.
+        """
+        rows = self.kept(layer)
+        return self.record(layer).neighbours or two_nn(rows)
+
+    def dimension_by_scale(self, layer: str, **options: Any) -> tuple[NeighbourDimension, ...]:
+        """The intrinsic dimension of one layer on growing scales: `isthmus.probe.dimensions.gride`.
+
+        Raises:
+            ValueError: no rows were kept.
+        """
+        return gride(self.kept(layer), **options)
+
+    def overlap(self, first: str, second: str, k: int = 30, **options: Any) -> Overlap:
+        """The share of nearest neighbours that two layers have in common: `neighbourhood_overlap` of their kept rows.
+
+        Raises:
+            ValueError: no rows were kept, or not the same ones: the layers have different numbers of positions.
+        """
+        one, two = (self.record(layer).kept for layer in (first, second))
+        rows = [self.kept(layer) for layer in (first, second)]
+        if one is not None and two is not None and not torch.equal(one.priorities, two.priorities):
+            raise ValueError(f"{first} and {second} keep different rows: their states have not the same positions")
+        return neighbourhood_overlap(rows[0], rows[1], k, **options)
+
     @cached_property
     def effective_depth(self) -> dict[str, EffectiveDepth]:
         """The implied effective depth of each stack of blocks, chain of linear layers, or trajectory.
@@ -145,6 +188,8 @@ class Profile(Mapping[str, list[Any]]):
         the state along, hence ``1 − ρ_ℓL̃ = ⟨A_ℓ, A_{ℓ−1}⟩_⊥/‖A_{ℓ−1}‖²_⊥`` (column ``skip``), and L̃ is the sum of the
         leaks ``1 − skip``: exact for a `LeakyResNet`; one a layer for a fully connected network; 0 for a residual
         stack ``x + Wσ(x)``; for other blocks it counts how much of the state they overwrite.
+
+        Where σ is the identity nothing is lost, and no skip can be told: ``activation=`` says what to take instead.
 
         States may grow along a stack where theirs in the theory do not; with states of norm 1, which change of scale
         takes the place of a leak (docs/theory.md, after (E3)), the leak is ``1 − skip·‖A_{ℓ−1}‖/‖A_ℓ‖``: the
@@ -191,12 +236,6 @@ class Profile(Mapping[str, list[Any]]):
             ValueError: no momenta were read, no L̃ is implied, or another word.
         """
         return estimates(self, effective_depth)
-
-    def _hamiltonian_lines(self) -> list[str]:
-        try:
-            return [f"Hamiltonian of {name}: {estimate}" for name, estimate in self.hamiltonian().items()]
-        except ValueError as error:
-            return [f"Hamiltonian: {error}"]
 
     def idle(self) -> list[str]:
         """Layers with a step, the idlest first, by ``‖ΔA‖/‖A‖``; what dropping them costs, `simplify` says."""
@@ -299,56 +338,4 @@ class Profile(Mapping[str, list[Any]]):
         return Profile(whole, list(skipped), list(notes), self.gamma0, samples, list(doubts), walks)
 
     def __str__(self) -> str:
-        shown = [n for n in SHOWN if n in self.columns]
-        width = max([len(n) for n in self.layers] + [5])
-        lines = [f"{'layer':<{width}}" + "".join(f"{SHOWN[n]:>11}" for n in shown)]
-        for row, layer in enumerate(self.layers):
-            lines.append(f"{layer:<{width}}" + "".join(_cell(self.columns[n][row]) for n in shown))
-        sigmas = ", ".join(dict.fromkeys(str(r.activation) for r in self.records))
-        lines.append(
-            f"{self.samples} samples; dimension: participation ratio about the mean, without the bias of finite rows"
-        )
-        lines.append(f"cost of identity (COI) with {sigmas}, gamma0 = {self.gamma0:g}")
-        lines += [f"effective depth of {name}: {depth}" for name, depth in self.effective_depth.items()]
-        lines += [f"path along {name}: {path}" for name, path in self.paths.items()]
-        if any(record.stack and record.momenta for record in self.records):
-            lines += self._hamiltonian_lines()
-        lines += [f"note: {note}" for note in self.notes]
-        lines += [f"doubt: {doubt}" for doubt in self.doubts]
-        if self.skipped:
-            lines.append(f"not read ({len(self.skipped)}):")
-        lines += [f"  {listed(names)}: {reason}" for reason, names in by_reason(self.skipped).items()]
-        return "\n".join(lines)
-
-
-SHOWN = {
-    "rows": "rows",
-    "width": "width",
-    "participation_ratio_rows": "dimension",
-    "participation_ratio_rows_se": "± s.e.",
-    "coi_stable": "stable COI",
-    "coi": "exact COI",
-    "stable_rank": "stable rk",
-    "rank_1e-2": "rank 1e-2",
-    "step_change": "|dA|/|A|",
-    "cosine_mean": "cosine",
-}
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return f"{'':>11}"
-    return f"{value:>11}" if isinstance(value, int) else f"{value:>11.4g}"
-
-
-def listed(names: Sequence[str], most: int = 6) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def by_reason(skipped: Sequence[Skipped]) -> dict[str, list[str]]:
-    """Reason to the names of the layers that it holds for."""
-    out: dict[str, list[str]] = {}
-    for one in skipped:
-        out.setdefault(one.reason, []).append(one.name)
-    return out
+        return printed(self)

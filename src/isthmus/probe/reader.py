@@ -1,6 +1,5 @@
 """`Reader`: what hooks call; from states to accumulators, shard by shard."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -9,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from isthmus.activations import ACTIVATIONS, Activation
+from isthmus.activations import Activation
 from isthmus.probe.axes import Axes, axes_of, without_batch
 from isthmus.probe.capture import Event
 from isthmus.probe.consumers import Consumers
 from isthmus.probe.evidence import Trail, readable
 from isthmus.probe.find import Site, Skipped, adapted
+from isthmus.probe.kept import Draws, KeptRows
 from isthmus.probe.masks import Masks
 from isthmus.probe.momenta import MomentumMoments, perturbed
 from isthmus.probe.moments import LayerMoments
@@ -48,6 +48,7 @@ class Reader:
         shards: see `isthmus.probe.probe.probe`.
         method: of `LayerMoments`.
         weight_decay: where gradients are asked for, of the penalty ``(weight_decay/2)‖V‖²`` on a step's weights.
+        neighbours: rows of each layer to keep for dimensions by neighbours.
     """
 
     reading: Reading
@@ -74,6 +75,9 @@ class Reader:
     modules: dict[str, nn.Module] = field(default_factory=dict)
     trail: Trail = field(default_factory=lambda: Trail(()))
     axes: dict[str, Axes] = field(default_factory=dict)
+    # rows kept of each layer, None: none
+    neighbours: int | None = None
+    draws: Draws = field(default_factory=Draws)
     walks: Walks = field(default_factory=Walks)
     consumers: Consumers = field(default_factory=Consumers)
     # σ by the name of the state, once known
@@ -86,6 +90,7 @@ class Reader:
         self.batch, self.masks, self.last = batch, masks or Masks(), None
         self.waiting, self.packed = {}, None
         self.walks.begin()
+        self.draws.begin()
 
     def packs(self, packed: PackedSequence) -> None:
         """Recurrent layers run on packed sequences: rows of as many are in order of time, not of samples."""
@@ -321,6 +326,7 @@ class Reader:
                 activation,
                 [self._moments(LayerMoments, after.width, activation, device, dtype) for _ in range(shards)],
                 activation_before=activation_before,
+                kept=None if self.neighbours is None else KeptRows(self.neighbours),
                 extra=extra or {},
             )
             if before is not None:
@@ -334,6 +340,10 @@ class Reader:
             record.pairs, record.before, record.momenta = [], None, []
             self.notes[f"{site.name}: no step, the state before it is not the same in every batch"] = None
         self._update(record, after, before)
+        if record.kept is not None:
+            priorities = self.draws.of(self.samples, *after.values.shape[:2])
+            own = slice(None) if after.keep is None else after.keep.cpu()
+            record.kept.update(after.shard(0, 1, self.samples), priorities[own].flatten())
 
     def _one_row(self, state: Positions) -> Positions:
         """A row a sample where means over positions are wanted, else the state as it is."""
@@ -358,35 +368,6 @@ class Reader:
             except (TypeError, ValueError) as error:
                 where = after.not_finite(self.samples) or (before and before.not_finite(self.samples)) or error
                 raise Unreadable(f"its values cannot be used: {where}") from error
-
-
-def activations_of(
-    given: Activation | str | Mapping[str, Activation | str] | None,
-) -> Activation | dict[str, Activation] | None:
-    """σ by name or as it is, for all layers or by pattern of names.
-
-    Raises:
-        ValueError: an unknown name.
-        TypeError: neither a name nor an `Activation`.
-    """
-    if isinstance(given, Mapping):
-        return {pattern: _activation(one) for pattern, one in given.items()}
-    return None if given is None else _activation(given)
-
-
-def _activation(given: object) -> Activation:
-    if isinstance(given, Activation):
-        return given
-    if not isinstance(given, str):
-        raise TypeError(
-            f"activation: expected a name ({', '.join(ACTIVATIONS)}) or an isthmus.activations.Activation, for all "
-            f"layers or by pattern, got {given!r:.60}"
-        )
-    if given not in ACTIVATIONS:
-        near = difflib.get_close_matches(given, ACTIVATIONS, n=1)
-        advice = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {given!r}{advice}")
-    return ACTIVATIONS[given]()
 
 
 def _weight(module: torch.nn.Module, activation: Activation) -> Tensor:

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from isthmus.activations import ACTIVATIONS, Activation
 from isthmus.probe.consumers import KNOWN
+from isthmus.probe.dimensions import NeighbourDimension, two_nn
+from isthmus.probe.kept import KeptRows
 from isthmus.probe.momenta import MomentumMoments
 from isthmus.probe.moments import STATES, LayerMoments
 from isthmus.probe.pairs import STEP, PairMoments, skip_of
@@ -41,6 +44,7 @@ class LayerRecord:
         decay: of `isthmus.probe.momenta`: ``(decay/2)‖V‖²`` is the penalty on the step's weights.
         weight: V itself, where it is known.
         activation_before: σ of the state before, of which the step and its momenta are measured; None: the same.
+        kept: some rows as they came, for dimensions by neighbours; None: none were asked for.
     """
 
     site: str
@@ -59,6 +63,7 @@ class LayerRecord:
     decay: float | None = None
     weight: Tensor | None = None
     activation_before: Activation | None = None
+    kept: KeptRows | None = None
 
     @property
     def sigma_before(self) -> Activation:
@@ -98,6 +103,7 @@ class LayerRecord:
             pairs=[a.merge(b) for a, b in zip(self.pairs, other.pairs, strict=True)] if paired else [],
             before=self.before if paired else None,
             momenta=[a.merge(b) for a, b in zip(self.momenta, other.momenta, strict=True)] if with_momenta else [],
+            kept=self.kept.merge(other.kept) if self.kept is not None and other.kept is not None else None,
         )
 
     @property
@@ -113,12 +119,28 @@ class LayerRecord:
             found |= _numbers(self.pairs, lambda pair: step_quantities(pair, gamma0), gamma0)
         if self.momenta:
             found |= self.of_momenta(Step.quantities)
-        out: dict[str, Any] = {}
+        out: dict[str, Any] = self._by_neighbours()
         for name, (value, error) in found.items():
             out[name] = None if math.isnan(value) else value
             if error is not None and not name.endswith("_error") and name not in _WITHOUT_ERROR:
                 out[f"{name}_se"] = None if math.isnan(error) else error
         return out | self.extra | _kinetic(out, self.extra)
+
+    @cached_property
+    def neighbours(self) -> NeighbourDimension | None:
+        """The intrinsic dimension of the rows that were kept; None: none, or fewer than three."""
+        rows = None if self.kept is None else self.kept.rows
+        return None if rows is None or len(rows) < 3 else two_nn(rows, max_rows=len(rows))
+
+    def _by_neighbours(self) -> dict[str, Any]:
+        if self.kept is None:
+            return {}
+        found = self.neighbours
+        told = found is not None and found.trusted and math.isfinite(found.value)
+        return {
+            "two_nn": found.value if found is not None and told else None,
+            "two_nn_se": found.error if found is not None and told else None,
+        }
 
     def of_momenta(self, quantities: Callable[["Step"], dict[str, float]]) -> dict[str, tuple[float, float | None]]:
         """Quantities of the step with its momenta over all shards, with standard errors."""
@@ -144,6 +166,7 @@ class LayerRecord:
             "pairs": [m.state_dict() for m in self.pairs],
             "momenta": [m.state_dict() for m in self.momenta],
             "weight": None if self.weight is None else self.weight.clone(),
+            "kept": None if self.kept is None else self.kept.state_dict(),
         }
 
     @classmethod
@@ -152,6 +175,8 @@ class LayerRecord:
         plain = dict(state)
         sigma, width, method = _made(plain.pop("activation")), plain.pop("width"), plain.pop("method")
         before = _made(plain.pop("activation_before")) if "activation_before" in plain else sigma
+        if plain.get("kept") is not None:
+            plain["kept"] = KeptRows.from_state_dict(plain["kept"])
         for part, kind in PARTS.items():
             options = {"method": method}
             if kind is PairMoments and method == "gram":

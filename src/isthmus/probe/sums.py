@@ -73,6 +73,10 @@ class Sums(ABC):
     def root(self, block: int) -> Tensor:
         """Some matrix with the same ``XᵀX`` as the centred block."""
 
+    def rounding(self, block: int) -> float:
+        """Relative error of the block's second moments about its mean, estimated."""
+        return EPS64
+
     @abstractmethod
     def along(self, block: int, direction: Tensor) -> Tensor:
         """``XᵀX v`` of the centred block X."""
