@@ -128,7 +128,7 @@ def inputs(samples=200):
 def test_a_network_from_beginning_to_end(nets, tmp_path):
     ended = nets("probe", "nets:make", "--data", "nets:loader", "--out", "deep/out")
     assert (ended.code, ended.err) == (0, "")
-    assert re.search(r"^layer +rows +width +stable COI +null +centred PR", ended.out, re.M)
+    assert re.search(r"^layer +rows +width +dimension +null +stable COI", ended.out, re.M)
     assert re.search(r"^1:input +200 +6 ", ended.out, re.M)
     assert "Reading: Narrowest at " in ended.out
     assert ended.out.endswith("profile: deep/out\npage:    deep/out/profile.html\n")
@@ -247,6 +247,7 @@ def test_every_choice_reaches_the_probe(nets, monkeypatch):
         *("--layers", "0, 1:input,**.out", "--kinds", "block,linear", "--positions", "mean"),
         *("--channels", "0=first,1=last", "--sequence-first", "--max-width", 77),
         *("--activation", "0=identity,**=smooth_relu", "--no-append-one", "--gamma0", 0.01, "--method", "gram"),
+        *("--neighbours", 500),
         *(
             "--loss",
             "mse",
@@ -278,6 +279,7 @@ def test_every_choice_reaches_the_probe(nets, monkeypatch):
         "sequence_first": True,
         "max_width": 77,
         "gamma0": 0.01,
+        "neighbours": 500,
         "method": "gram",
         "shards": 3,
         "max_batches": 5,
@@ -288,7 +290,7 @@ def test_every_choice_reaches_the_probe(nets, monkeypatch):
     assert set(Choices.__dataclass_fields__) - set(seen) == {"append_one", "batch_size", "activation"}
 
 
-def test_no_append_one_alone_keeps_relu_and_a_run_its_own(nets, monkeypatch):
+def test_activation_is_read_unless_given_and_append_one_is_of_one_that_is(nets, monkeypatch):
     seen = []
 
     def spy(model, data, **options):
@@ -296,10 +298,13 @@ def test_no_append_one_alone_keeps_relu_and_a_run_its_own(nets, monkeypatch):
         return probe(model, inputs())
 
     monkeypatch.setattr("isthmus.probe.probe", spy)
-    for options in ((), ("--no-append-one",), ("--activation", "identity")):
-        nets("probe", "nets:make", "--data", "nets:inputs", "--quiet", "--null", "none", *options)
+    call = ("probe", "nets:make", "--data", "nets:inputs", "--quiet", "--null", "none")
+    for options in ((), ("--activation", "relu", "--no-append-one"), ("--activation", "identity")):
+        nets(*call, *options)
     assert seen[0] is None
     assert [(a.name, a.append_one) for a in seen[1:]] == [("relu", False), ("identity", True)]
+    ended = nets(*call, "--no-append-one")
+    assert ended.code and "says how the features of --activation are" in ended.err + ended.out
 
 
 def test_momenta_where_a_loss_is_given(nets):
@@ -325,7 +330,7 @@ def test_a_terminal_is_told_what_goes_on(nets, monkeypatch):
 
 def test_gaussian_control(nets):
     ended = nets("probe", "nets:make", "--data", "nets:inputs", "--null", "gaussian", "--layers", "0")
-    assert ended.code == 0 and "null: the stable COI of the gaussian null control" in ended.out
+    assert ended.code == 0 and "null: the dimension of the gaussian null control" in ended.out
 
 
 def test_a_profile_is_not_overwritten_unawares(nets):

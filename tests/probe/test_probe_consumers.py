@@ -103,6 +103,25 @@ def test_two_takers_that_differ_are_doubted():
     assert profile["activation"][0] == NONE
 
 
+def test_states_that_agree_in_a_whole_column_are_told_apart():
+    class Half(nn.Module):
+        def forward(self, x):
+            return x + 0.5 * torch.relu(x)
+
+    states = -torch.rand(200, 6)
+    states[:, 1] = torch.rand(200)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.half = nn.Identity(), nn.Identity(), Half()
+
+        def forward(self, x):
+            return self.b(self.half(self.a(x)))
+
+    assert sigmas(Net(), states, layers=["a", "b"]) == {"a": "ReLU(append_one=True)", "b": NONE}
+
+
 def test_the_callers_choice_rules_and_a_pattern_leaves_the_rest_to_reading():
     net = nn.Sequential(nn.Linear(3, 6), Block(6, torch.relu), Block(6, torch.relu))
     assert set(sigmas(net, torch.randn(40, 3), activation="identity").values()) == {"Identity(append_one=True)"}

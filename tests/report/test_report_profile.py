@@ -156,7 +156,9 @@ def labelled(figures: tuple[Figure, ...], key: str, panel: int = 0) -> dict[str,
 
 
 def test_the_dimension_is_followed_along_the_stream_with_its_errors_and_control(data: ProfileData) -> None:
-    shown = labelled(profile_figures(data), "profile-dimension")
+    ratio = labelled(profile_figures(data), "profile-dimension")
+    assert ratio["corrected for finite rows"].y == [layer.value("participation_ratio_rows") for layer in data.main]
+    shown = labelled(profile_figures(data), "profile-dimension", 1)
     cost = shown["stable cost of identity {COI}"]
     names = [layer.name for layer in data.main]
     assert names == ["0:input", "0", "1", "2"]
@@ -181,7 +183,7 @@ def test_lines_break_between_stacks() -> None:
             return self.second(self.first(x))
 
     shown = ProfileData(probe(Two(), subspace(), kinds=("stream", "block")))
-    cost = labelled(profile_figures(shown), "profile-dimension")["stable cost of identity {COI}"]
+    cost = labelled(profile_figures(shown), "profile-dimension", 1)["stable cost of identity {COI}"]
     assert cost.x == [1, 2, 3, 4, None, 5, 6, 7, 8] and cost.y[4] is None and cost.error[4] is None
 
 
@@ -238,13 +240,15 @@ def test_error_bars_and_names_reach_both_drawings() -> None:
 
 def test_a_bottleneck_is_named_and_told_from_chance(data: ProfileData) -> None:
     said = account(data)
-    assert re.match(r"Narrowest at \S+: stable cost of identity 2\.7\d* ± \d\S*, of width 10\.", said.headline)
+    assert re.match(r"Narrowest at \S+: dimension 1\.\d+ ± \d\S* \(participation ratio\), of width 10\.", said.headline)
     assert any(s.startswith("That is lower than the shuffled null control") for s in said.sentences)
     assert any(s.startswith("1 (2 %) moves the state by less than 10%") for s in said.sentences)
     assert said.doubts == ()
     cards = {card.label: card for card in profile_cards(data)}
-    assert cards["Least dimension"].value.startswith("2.7") and cards["Idlest layer"].value == "1.96 %"
-    assert cards["σ of the cost"].value == "ReLU, 1 appended"
+    least = min(layer.value("participation_ratio_rows") or 99.0 for layer in data.main)
+    assert float(cards["Least dimension"].value) == pytest.approx(least, abs=0.01)
+    assert cards["Idlest layer"].value == "1.96 %"
+    assert cards["σ of the cost"].value == "ReLU, 1 appended, Identity without the 1"
 
 
 def test_noise_is_not_called_a_bottleneck() -> None:
@@ -260,12 +264,14 @@ def test_states_that_relu_cannot_carry_are_read_by_their_participation_ratio() -
     data = data_of(profile)
     said = account(data)
     found = narrowest(data)
-    assert found is not None and found.key == "participation_ratio_centred"
-    assert "by its participation ratio" in said.headline and "of width 10; the cost of identity is no" in said.headline
+    assert found is not None and found.key == "participation_ratio_rows"
+    assert "(participation ratio), of width 10" in said.headline and "cost of identity" not in said.headline
     assert any(s.startswith("Implied effective depth of (model)[0:3]: ") for s in said.sentences)
-    assert any(d.startswith("0:input, 0: the cost of identity is above the width") for d in said.doubts)
+    assert any(d.startswith("0:input, 0: the cost of identity (COI) is above the width") for d in said.doubts)
     identity = probe(network(), signed, ["0:input", "0"], activation=Identity(append_one=False))
-    assert "stable cost of identity" in account(ProfileData(identity)).headline
+    assert not any("above the width" in doubt for doubt in account(ProfileData(identity)).doubts)
+    few = probe(network(), signed[:3], ["0:input", "0"], shards=1)  # three rows: no correction, and the words say so
+    assert "(participation ratio, not corrected for finite rows)" in account(ProfileData(few)).headline
 
 
 def test_the_output_of_a_network_without_a_stream_is_not_its_bottleneck() -> None:
@@ -275,7 +281,7 @@ def test_the_output_of_a_network_without_a_stream_is_not_its_bottleneck() -> Non
             layer.weight.abs_()
             layer.bias.zero_()
     found = narrowest(ProfileData(probe(net, subspace())))
-    assert found is not None and found.layer.name == "0" and found.key == "coi_stable"
+    assert found is not None and found.layer.name == "0" and found.key == "participation_ratio_rows"
 
 
 @pytest.mark.parametrize(
@@ -323,7 +329,7 @@ def test_the_frame_has_the_control_beside_what_it_controls(data: ProfileData) ->
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_the_table_fits_the_screen(data: ProfileData, width: int) -> None:
     heads, body = profile_rows(data, width, gap=2)
-    assert heads[0] == "layer" and {"width", "stable COI", "step"} <= set(heads)
+    assert heads[0] == "layer" and {"width", "dimension", "step"} <= set(heads)
     text = profile_text(data, width).splitlines()
     table = text[1 : 2 + len(body)]
     assert all(len(line) <= max(width, 60) for line in table)

@@ -21,6 +21,7 @@ class Choices:
     activation: str | dict[str, str] | None
     append_one: bool
     gamma0: float
+    neighbours: int | None
     method: str
     shards: int | None
     batch_size: int
@@ -34,6 +35,8 @@ class Choices:
         import torch
 
         named = self.activation
+        if named is None and not self.append_one:
+            raise ValueError("--no-append-one: says how the features of --activation are; expected that as well")
         sigma = (
             {p: self._sigma(n) for p, n in named.items()} if isinstance(named, dict) else named and self._sigma(named)
         )
@@ -43,8 +46,9 @@ class Choices:
             "channels": self.channels,
             "sequence_first": self.sequence_first,
             "max_width": self.max_width,
-            "activation": sigma or (None if self.append_one else self._sigma("relu")),
+            "activation": sigma,
             "gamma0": self.gamma0,
+            "neighbours": self.neighbours,
             "method": self.method,
             "shards": self.shards,
             "max_batches": self.max_batches,

@@ -127,6 +127,10 @@ def probe(
         bool, _measure("--append-one/--no-append-one", help="Whether the features carry a constant 1 (a bias).")
     ] = True,
     gamma0: Annotated[float, _measure("--gamma0", help="Of the stable norms (E7), above 0.")] = 1e-3,
+    neighbours: Annotated[
+        int | None,
+        _measure("--neighbours", min=3, help="Rows kept of each layer for dimensions by neighbours; 2000 is good."),
+    ] = None,
     method: Annotated[
         _Method,
         _measure(
@@ -182,6 +186,7 @@ def probe(
             activation=by_pattern("--activation", activation, ("relu", "smooth_relu", "identity")),
             append_one=append_one,
             gamma0=gamma0,
+            neighbours=neighbours,
             method=method.value,
             shards=shards,
             batch_size=batch_size,

@@ -33,8 +33,8 @@ ENTRYWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky_relu": F.leaky_relu,
     "hardtanh_0_6": F.relu6,
 }
-# Values of a tensor that tell it from others of its shape.
-SAMPLED = 64
+# Entries of a tensor that, with its sum, tell it from others of its shape; where they lie follows no row or column.
+SAMPLED, GOLDEN = 64, 0.6180339887498949
 WITHOUT = Identity(append_one=False)
 
 
@@ -90,14 +90,17 @@ class Entrywise(Activation):
 
 KNOWN: dict[str, type[Activation]] = ACTIVATIONS | {"entrywise": Entrywise}
 
-Mark = tuple[tuple[int, ...], torch.dtype, bytes]
+Mark = tuple[tuple[int, ...], torch.dtype, float, bytes]
 
 
 def mark_of(x: Tensor) -> Mark:
-    """Shape, type and some entries: what tells a state from all others of a pass."""
-    flat = x.detach().reshape(-1) if x.is_contiguous() else x.detach().flatten()
-    some = flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].contiguous().cpu()
-    return tuple(x.shape), x.dtype, some.view(torch.uint8).numpy().tobytes()
+    """Shape, type, sum and some entries: what tells a state from all others of a pass."""
+    x = x.detach()
+    flat = x.flatten()
+    places = torch.arange(1, SAMPLED + 1, dtype=torch.float64).mul_(GOLDEN).frac_().mul_(len(flat)).long()
+    some = flat[places.to(x.device)].cpu()
+    total = float(x.sum(dtype=torch.float64 if x.device.type != "mps" else torch.float32))
+    return tuple(x.shape), x.dtype, total, some.view(torch.uint8).numpy().tobytes()
 
 
 def _sigma(operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Activation | None:

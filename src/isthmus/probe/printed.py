@@ -41,7 +41,7 @@ def printed(profile: "Profile") -> str:
         f"{profile.samples} samples; dimension: participation ratio about the mean, without the bias of finite rows"
     )
     lines.append(f"cost of identity (COI) with {sigmas}, gamma0 = {profile.gamma0:g}")
-    lines += _neighbour_lines(profile)
+    lines += neighbour_lines(profile)
     lines += [f"effective depth of {name}: {depth}" for name, depth in profile.effective_depth.items()]
     lines += [f"path along {name}: {path}" for name, path in profile.paths.items()]
     if any(record.stack and record.momenta for record in profile.records):
@@ -54,7 +54,7 @@ def printed(profile: "Profile") -> str:
     return "\n".join(lines)
 
 
-def _neighbour_lines(profile: "Profile") -> list[str]:
+def neighbour_lines(profile: "Profile") -> list[str]:
     """Why layers have no dimension by neighbours, grouped."""
     reasons: dict[str, list[str]] = {}
     for layer, record in zip(profile.layers, profile.records, strict=True):

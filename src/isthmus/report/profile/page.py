@@ -27,6 +27,8 @@ COLUMNS = (
     ),
     Column("participation_ratio_rows_se", "± s.e.", "its standard error, jackknifed over shards"),
     Column("null_participation_ratio_rows", "null", "dimension of the null control"),
+    Column("two_nn", "TwoNN", "intrinsic dimension by two neighbours; empty where it is not to be trusted"),
+    Column("two_nn_se", "± s.e.", "its standard error over rows"),
     Column("coi_stable", "COI stable", "cost of identity with stable norms (E7)"),
     Column("coi_stable_se", "± s.e.", "its standard error, jackknifed over shards"),
     Column("null_coi_stable", "null", "COI stable of the null control"),

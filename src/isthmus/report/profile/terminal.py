@@ -33,6 +33,7 @@ _COLUMNS = (
     _Column("width", "width", 6, 0),
     _Column("participation_ratio_rows", "dimension", 4, 0, error=True),
     _Column("null:participation_ratio_rows", "null", 4, 1),
+    _Column("two_nn", "TwoNN", 3, 1),
     _Column("coi_stable", "stable COI", 3, 2),
     _Column("rank_1e-2_centred", "centred rank", 4, 6),
     _Column("step_change", "step", 3, 0),

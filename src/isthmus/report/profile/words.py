@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from isthmus.probe.printed import neighbour_lines
 from isthmus.report._numbers import finite, show
 from isthmus.report.profile.data import STATES, Layer, ProfileData
 from isthmus.report.tables import Card
@@ -59,7 +60,7 @@ def narrowest(data: ProfileData) -> Narrow | None:
     streams = any(layer.row["kind"] in STATES for layer in data.layers)
     candidates = data.main if streams or len(data.main) < 2 else data.main[:-1]
     for key in (DIMENSION, RATIO):
-        found = [Narrow(layer, key) for layer in candidates if 0 < (layer.value(key) or 0.0) <= layer.row["width"]]
+        found = [Narrow(layer, key) for layer in candidates if (layer.value(key) or 0.0) > 0]
         if found:
             return min(found, key=lambda one: one.value)
     return None
@@ -134,6 +135,7 @@ def _doubts(data: ProfileData, narrow: Narrow | None) -> list[str]:
             f"{_some([layer.name for layer in few])}: fewer than {FEW_ROWS} rows a neuron (least: {least.row['rows']} "
             f"for width {least.row['width']} at {least.name}), so ranks may be those of the sample; give more data."
         )
+    found += [f"{reason[0].upper()}{reason[1:]}" for reason in neighbour_lines(data.profile)]
     found += _doubts_of_the_narrowest(data, narrow)
     found += _doubts_of_arithmetic(data)
     found += data.profile.doubts
