@@ -1,7 +1,6 @@
 """Similarity of layers against the definitions in plain NumPy; what it must not depend on; intervals; refusals."""
 
 import json
-import random
 
 import numpy
 import polars
@@ -119,15 +118,15 @@ def test_two_networks_of_other_depth_and_width_equal_the_definitions():
     agrees(compare(a, b, x), states_of(a, x), states_of(b, x))
 
 
-@pytest.mark.parametrize("max_memory", [2e9, 3e4, 1.8e4])
+@pytest.mark.parametrize("max_memory", [2e9, 4.5e4, 3e4])
 def test_the_measures_are_the_same_however_much_memory_there_is(max_memory):
     a, b, x = residual(8, 2), residual(11, 3, seed=1), data(200)
     found = compare(a, b, x, max_memory=max_memory, controls=())
     agrees(found, states_of(a, x), states_of(b, x))
     doubts = " ".join(found.doubts)
     assert ("consecutive samples" in doubts, "fit into memory once only" in doubts) == (
+        max_memory == 4.5e4,
         max_memory == 3e4,
-        max_memory == 1.8e4,
     )
 
 
@@ -197,7 +196,7 @@ def test_low_precision_states_are_summed_in_float64(dtype):
 
 
 def test_tokens_are_rows_without_padding_or_a_mean_of_them():
-    a, b = Tokens().double(), Tokens(9, 1).double()
+    a, b = Tokens().double(), Tokens(9, 3).double()
     ids, mask = torch.randint(0, 11, (24, 5)), (torch.arange(5) < torch.randint(2, 6, (24, 1))).long()
     batches = [{"input_ids": ids[k : k + 8], "attention_mask": mask[k : k + 8]} for k in (0, 8, 16)]
 
@@ -352,10 +351,10 @@ def test_networks_and_generators_are_left_as_they_were():
     a, b, x = made(), made(), data().float()
     a[2].eval()
     before = [{k: v.clone() for k, v in net.state_dict().items()} for net in (a, b)]
-    state, python, other = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].copy()
+    # not Python's own generator: the type checks that run under pytest draw from it
+    state, other = torch.get_rng_state(), numpy.random.get_state()[1].copy()
     first = compare(a, b, x)
-    assert torch.equal(torch.get_rng_state(), state) and random.getstate() == python
-    assert (numpy.random.get_state()[1] == other).all()
+    assert torch.equal(torch.get_rng_state(), state) and (numpy.random.get_state()[1] == other).all()
     for net, old in zip((a, b), before, strict=True):
         assert all(torch.equal(v, old[k]) for k, v in net.state_dict().items())
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
