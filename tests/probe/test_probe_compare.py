@@ -401,23 +401,23 @@ def pair_of(samples, generator, sharing):
 
 @pytest.mark.parametrize("max_memory", [2e9, 3.5e3])
 def test_intervals_cover_the_truth_about_as_often_as_they_say(max_memory):
-    sharing, trials, generator = 0.8, 200, torch.Generator().manual_seed(0)
+    sharing, trials, generator = 0.8, 100, torch.Generator().manual_seed(0)
     truth_cka, truth_c = sharing**4, sharing**2
     hits = [0, 0]
     for _ in range(trials):
         found = compare(
             *(Two(True), Two(False), pair_of(320, generator, sharing)),
-            **{"layers": "layer", "controls": (), "max_memory": max_memory},
+            **{"layers": "layer", "controls": (), "max_memory": max_memory, "batch_size": 320},
         )
         low, high = (float(x) for x in found.cka_interval)
         hits[0] += low <= truth_cka <= high
         if found.procrustes_interval is not None:
             low, high = (float(x) for x in found.procrustes_interval)
             hits[1] += low <= (2 - 2 * truth_c) ** 0.5 <= high
-    # 95 % of 200 is 190 ± 3; four standard errors down, and not always
-    assert 178 <= hits[0] <= 199
+    # 95 % of 100 is 95 ± 2.2; four standard errors down, and not always
+    assert 86 <= hits[0] <= 99
     if max_memory == 2e9:
-        assert 175 <= hits[1] <= 199
+        assert 86 <= hits[1] <= 99
     else:
         assert not hits[1] and "consecutive samples" in " ".join(found.doubts)
 
@@ -425,12 +425,12 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(max_memory):
 def test_debiased_cka_is_zero_in_the_mean_without_similarity_where_the_biased_is_not():
     generator = torch.Generator().manual_seed(1)
     found = [
-        compare(Two(True), Two(False), pair_of(30, generator, 0.0), layers="layer", controls=()) for _ in range(100)
+        compare(Two(True), Two(False), pair_of(30, generator, 0.0), layers="layer", controls=()) for _ in range(60)
     ]
     debiased = torch.stack([one.cka for one in found]).flatten()
-    assert abs(float(debiased.mean())) < 4 * float(debiased.std()) / 10
+    assert abs(float(debiased.mean())) < 4 * float(debiased.std()) / 60**0.5
     assert float(torch.stack([one.cka_biased for one in found]).mean()) > 0.05
-    assert sum("hold 0" in " ".join(one.doubts) for one in found) > 80
+    assert sum("hold 0" in " ".join(one.doubts) for one in found) > 48
 
 
 def test_the_controls_find_nothing_where_there_is_nothing():

@@ -325,9 +325,9 @@ class Comparison:
         lines += ["", f"{self.samples} samples, {self.rows} rows; debiased linear CKA"]
         lines += [f"{name}: CKA {one.mean:.3f} at matched depths" for name, one in self.controls.items()]
         if self.depth is not None:
-            d = self.depth
+            own, others, p = self.depth.matched, self.depth.shuffled, self.depth.p
             lines.append(
-                f"shuffled layers: CKA {d.matched:.3f} at matched depths, {d.shuffled:.3f} else (p = {d.p:.3g})"
+                f"shuffled layers: CKA {own:.3f} at matched depths, {others:.3f} in random order (p = {p:.3g})"
             )
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"doubt: {doubt}" for doubt in self.doubts]

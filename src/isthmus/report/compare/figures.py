@@ -64,7 +64,8 @@ def maps(comparison: "Comparison") -> list[Map]:
                 "procrustes",
                 "Procrustes distance",
                 "What is left between the states, each about its mean and at unit norm, after the best rotation: 0 to "
-                "√2. It weighs small directions more than CKA does, and falls where rows are few.",
+                "√2. It weighs small directions more than CKA does, and falls where rows are few. Framed as above: "
+                "nearest by CKA.",
             )
         )
     return found
@@ -150,7 +151,7 @@ def _correspondence(comparison: "Comparison", x: list[Value], y: list[int], hove
     return Panel(
         "which",
         f"layer of {a}",
-        f"number of the layer of {b}",
+        f"layer of {short(b, LONGEST_NAME)}, by number",
         (diagonal, near),
         names=_ticks(comparison.layers_a),
         view=(0.5, last + 0.5),
