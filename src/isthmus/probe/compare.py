@@ -236,6 +236,7 @@ def _result(
     )
     value = torch.full_like(debiased, math.nan) if distances is None else kept(distances.value)
     turns = None if distances is None or distances.replicates is None else kept(distances.replicates)
+    bias = None if distances is None or distances.bias is None else kept(distances.bias)
     found = Comparison(
         names=(taken.a.label, taken.b.label),
         layers_a=[taken.a.names[i] for i in taken.a.alive],
@@ -252,6 +253,7 @@ def _result(
         replicates=replicates,
         alignment=value,
         alignment_error=None if turns is None else jackknife(turns),
+        alignment_bias=bias,
         factor=_factor(replicates),
         no_intervals=taken.no_intervals,
         controls=_controls(taken, whole, debiased),
@@ -360,6 +362,12 @@ def _doubts(taken: Pass, found: Comparison) -> list[str]:
         count = int(((low <= 0) & torch.isfinite(low)).sum())
         if count:
             said.append(f"the intervals of {count} of {low.numel()} pairs hold 0: no similarity shown")
+    outside = found.biased_distances
+    if outside:
+        said.append(
+            f"{outside} of {found.cka.numel()} Procrustes distances lie outside of their intervals: too small for want "
+            "of rows; the intervals are corrected for it to first order, the distances are those of the definition"
+        )
     if taken.unshuffled:
         said.append("shuffled rows: batches of one sample cannot be shuffled; no control")
     shuffled, random = found.controls.get(SHUFFLED), found.controls.get(RANDOM)

@@ -101,6 +101,7 @@ class Comparison:
         replicates: `cka` without each fold.
         alignment: ``c = ‖XᵀY‖_*/(‖X‖_F‖Y‖_F)`` about the means, of which Procrustes distances are made.
         alignment_error: its standard error.
+        alignment_bias: by how much few rows make it too large, to first order; None where there are no folds.
         factor: 97.5 % quantile of Student's t for the number of folds.
         no_intervals: why there are none, where there are none.
         controls: by name.
@@ -125,6 +126,7 @@ class Comparison:
     replicates: Float[Tensor, "folds a b"] | None
     alignment: Float[Tensor, "a b"]
     alignment_error: Float[Tensor, "a b"] | None
+    alignment_bias: Float[Tensor, "a b"] | None
     factor: float
     no_intervals: str
     controls: Mapping[str, Control]
@@ -145,9 +147,20 @@ class Comparison:
 
     @property
     def procrustes_interval(self) -> tuple[Tensor, Tensor] | None:
-        """Ends of its 95 % interval: that of c, transformed. It covers chance, not the distance's bias by few rows."""
-        ends = _interval(self.alignment, self.alignment_error, self.factor)
+        """Ends of its 95 % interval: that of c less its bias, transformed. Where rows are few the distance itself,
+        which the definition makes too small, may lie outside.
+        """
+        if self.alignment_bias is None:
+            return None
+        ends = _interval(self.alignment - self.alignment_bias, self.alignment_error, self.factor)
         return None if ends is None else (_distance(ends[1]), _distance(ends[0]))
+
+    @property
+    def biased_distances(self) -> int:
+        """How many Procrustes distances lie outside of their intervals."""
+        ends = self.procrustes_interval
+        slack = 1e-6  # roots of differences at rounding
+        return 0 if ends is None else int((self.procrustes < ends[0] - slack).sum())
 
     @property
     def angular(self) -> Float[Tensor, "a b"]:

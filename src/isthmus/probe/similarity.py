@@ -211,48 +211,94 @@ def cka_debiased(cross: Sums, a: OwnSums, b: OwnSums) -> Float[Tensor, "a b"]:
 
 @dataclass(frozen=True)
 class Alignment:
-    """What Procrustes distances are made of: ``c = ‖XᵀY‖_*/(‖X‖_F‖Y‖_F)``, and c without each fold.
+    """What Procrustes distances are made of: ``c = ‖XᵀY‖_*/(‖X‖_F‖Y‖_F)``.
 
-    The replicates take the nuclear norm to first order in a fold, ``⟨UVᵀ, C − C_g⟩``: one decomposition a pair.
+    Args:
+        value: c.
+        replicates: c without each fold, its nuclear norm to first order in a fold, ``⟨UVᵀ, C − C_g⟩``: one
+            decomposition a pair.
+        bias: what few rows add to c, of first order in one over the rows: by how much c of half of the folds is larger.
     """
 
     value: Float[Tensor, "a b"]
-    replicates: Float[Tensor, "folds a b"] | None
+    replicates: Float[Tensor, "folds a b"] | None = None
+    bias: Float[Tensor, "a b"] | None = None
 
 
-def alignment(
-    cross: Sums, a: OwnSums, b: OwnSums, folds: Sequence[tuple[Sums, OwnSums, OwnSums]] = (), symmetric: bool = False
-) -> Alignment:
+Fold = tuple[Sums, OwnSums, OwnSums]
+
+
+def alignment(cross: Sums, a: OwnSums, b: OwnSums, folds: Sequence[Fold] = (), symmetric: bool = False) -> Alignment:
     """The alignment of every pair of layers about their means.
 
     Args:
         cross: sums of the pairs.
         a: of the rows.
         b: of the columns.
-        folds: the same of parts of the rows, for replicates.
+        folds: the same of parts of the rows, for replicates and bias.
         symmetric: a is b: half of the decompositions do.
     """
     left, right = cross.a.slices(), cross.b.slices()
-    value = torch.full((len(left), len(right)), math.nan, dtype=torch.float64)
-    norms = a.variance(), b.variance()
-    nuclear, found = value.clone(), value.new_full((len(folds), *value.shape), math.nan)
+    nuclear = torch.full((len(left), len(right)), math.nan, dtype=torch.float64)
+    less, halves = nuclear.new_full((len(folds), *nuclear.shape), math.nan), torch.stack((nuclear, nuclear))
     for i, own in enumerate(left):
         for j, other in enumerate(right):
             if symmetric and j < i:
-                nuclear[i, j], found[:, i, j] = nuclear[j, i], found[:, j, i]
+                nuclear[i, j], less[:, i, j], halves[:, i, j] = nuclear[j, i], less[:, j, i], halves[:, j, i]
                 continue
             U, S, Vh = torch.linalg.svd(cross.centred(own, other), full_matrices=False)
-            nuclear[i, j], turn = S.sum(), U @ Vh
-            whole = cross.xy[own, other]
-            for g, (part, _, _) in enumerate(folds):
-                rest = cross.n - part.n
-                mean = torch.outer(cross.sx[own] - part.sx[own], cross.sy[other] - part.sy[other]) / max(rest, 1)
-                found[g, i, j] = (turn * (whole - part.xy[own, other] - mean)).sum()
-    value = ratio(nuclear, *(n.cpu() for n in norms)).clamp(max=1.0)
+            nuclear[i, j] = S.sum()
+            less[:, i, j] = _less(cross, folds, own, other, U @ Vh)
+            for h, part in enumerate(_halves(folds)):
+                halves[h, i, j] = torch.linalg.svdvals(_centred_sum([fold[0] for fold in part], own, other)).sum()
+    value = ratio(nuclear, a.variance().cpu(), b.variance().cpu()).clamp(max=1.0)
     if not folds:
-        return Alignment(value, None)
-    less = [(a.without(x).variance().cpu(), b.without(y).variance().cpu()) for _, x, y in folds]
-    return Alignment(value, torch.stack([ratio(found[g], *one) for g, one in enumerate(less)]))
+        return Alignment(value)
+    norms = [(a.without(x).variance().cpu(), b.without(y).variance().cpu()) for _, x, y in folds]
+    replicates = torch.stack([ratio(less[g], *one) for g, one in enumerate(norms)])
+    return Alignment(value, replicates, _bias(value, halves, folds))
+
+
+def _less(cross: Sums, folds: Sequence[Fold], own: slice, other: slice, turn: Tensor) -> Tensor:
+    """``⟨UVᵀ, XᵀY⟩`` about the means, without each fold."""
+    found = []
+    for part, _, _ in folds:
+        mean = torch.outer(cross.sx[own] - part.sx[own], cross.sy[other] - part.sy[other]) / max(cross.n - part.n, 1)
+        found.append((turn * (cross.xy[own, other] - part.xy[own, other] - mean)).sum().cpu())
+    return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
+
+
+def _halves(folds: Sequence[Fold]) -> list[Sequence[Fold]]:
+    half = len(folds) // 2
+    return [folds[:half], folds[half:]] if half else []
+
+
+def _centred_sum(parts: Sequence[Sums], own: slice, other: slice) -> Tensor:
+    n = max(sum(part.n for part in parts), 1)
+    xy, sx, sy = parts[0].xy[own, other].clone(), parts[0].sx[own].clone(), parts[0].sy[other].clone()
+    for part in parts[1:]:
+        xy += part.xy[own, other]
+        sx += part.sx[own]
+        sy += part.sy[other]
+    return xy - torch.outer(sx, sy) / n
+
+
+def _bias(value: Tensor, halves: Tensor, folds: Sequence[Fold]) -> Tensor:
+    """The bias of c at all rows, from its mean over the halves: both fall as one over the rows."""
+    found, weight = [], 0.0
+    whole = sum(fold[0].n for fold in folds)
+    for h, part in enumerate(_halves(folds)):
+        x, y = _summed_variance([fold[1] for fold in part]), _summed_variance([fold[2] for fold in part])
+        found.append(ratio(halves[h], x.cpu(), y.cpu()).clamp(max=1.0))
+        weight += 0.5 * whole / max(sum(fold[0].n for fold in part), 1)
+    return (torch.stack(found).mean(0) - value) / (weight - 1)
+
+
+def _summed_variance(parts: Sequence[OwnSums]) -> Tensor:
+    made = OwnSums(parts[0].layout, parts[0].each[0].xy.device)
+    for part in parts:
+        made.add(part)
+    return made.variance()
 
 
 def jackknife(replicates: Float[Tensor, "folds ..."]) -> Float[Tensor, "..."]:
