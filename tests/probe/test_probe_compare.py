@@ -377,6 +377,39 @@ def test_in_place_operations_do_not_change_what_was_read():
     agrees(found, *[{"0": first, "2": net(x).detach().numpy()}] * 2)
 
 
+def test_two_heads_on_one_trunk_are_each_read_in_their_own_pass():
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(5, 6), nn.Tanh()).double()
+    a, b = (nn.Sequential(trunk, nn.Linear(6, 4).double()) for _ in range(2))
+    x = data()
+    by_hand = [{"0.0": trunk[0](x).detach().numpy(), "1": net(x).detach().numpy()} for net in (a, b)]
+    agrees(compare(a, b, x), *by_hand)
+
+
+def test_a_wrapped_network_is_itself():
+    net = residual()
+    found = compare(net, nn.DataParallel(net), data(), controls=())
+    assert found.itself
+    with pytest.raises(ValueError, match=r"layers_b: one network is compared with itself"):
+        compare(net, net, data(), layers_b="1")
+
+
+def test_a_network_that_does_not_run_with_shuffled_weights_has_no_such_control():
+    class Brittle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.order = nn.Linear(5, 4), nn.Parameter(torch.arange(64.0))
+
+        def forward(self, x):
+            if not torch.equal(self.order, self.order.sort().values):
+                raise RuntimeError("out of order")
+            return self.layer(x)
+
+    found = compare(Brittle().double(), Brittle().double(), data())
+    assert list(found.controls) == ["shuffled rows"]
+    assert any(d.startswith("random weights: such a network does not run (RuntimeError: out of") for d in found.doubts)
+
+
 # --- intervals and controls ------------------------------------------------------------------------------------------
 
 
@@ -425,17 +458,17 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(max_memory):
 def test_the_procrustes_interval_is_corrected_for_few_rows_and_the_distance_is_not():
     generator, width, sharing = torch.Generator().manual_seed(2), 20, 0.8
     rest, truth = (1 - sharing**2) ** 0.5, (2 - 2 * sharing**2) ** 0.5
-    distances, middles, outside = [], [], 0
-    for _ in range(10):
-        common, one, two = (torch.randn(300, width, generator=generator, dtype=torch.float64) for _ in range(3))
+    hits, plain, outside = 0, 0, 0
+    for _ in range(30):
+        common, one, two = (torch.randn(320, width, generator=generator, dtype=torch.float64) for _ in range(3))
         x = torch.cat((sharing * common + rest * one, sharing * common + rest * two), 1)
-        found = compare(Two(True, width), Two(False, width), x, layers="layer", controls=(), batch_size=300)
-        ends = found.procrustes_interval
-        distances.append(float(found.procrustes))
-        middles.append((float(ends[0]) + float(ends[1])) / 2)
+        found = compare(Two(True, width), Two(False, width), x, layers="layer", controls=(), batch_size=320)
+        low, high = (float(end) for end in found.procrustes_interval)
+        hits += low <= truth <= high
+        plain += abs(float(found.procrustes) - truth) <= (high - low) / 2
         outside += "lie outside of their intervals" in " ".join(found.doubts)
-    plain, corrected = (sum(x) / 10 - truth for x in (distances, middles))
-    assert plain < -0.01 and abs(corrected) < abs(plain) / 3
+    # 95 % of 30 is 28.5 ± 1.2; about the distance itself, as often in 300 trials, 56 %: 17 ± 2.7
+    assert hits >= 25 and plain <= 22
     assert outside > 0
 
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from isthmus.probe import Comparison, compare
+from isthmus.probe.similarity import DepthTest
 from isthmus.report import compare_text, render_compare, write_compare_page
 from isthmus.report.compare.figures import KEYS, compare_figures, maps
 from isthmus.report.compare.page import ComparePage, nearest_rows
@@ -126,6 +128,15 @@ def test_what_was_not_compared_is_listed_with_the_reason():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1))
     page = visible(page_of(compare(net, None, torch.randn(25, 3, 8, 8))))
     assert "2 (Conv2d)" in page and "do not match the other layers" in page and "1 other modules" in page
+
+
+@pytest.mark.parametrize(
+    "matched, p, said",
+    [(0.8, 0.001, "Similarity follows depth"), (0.51, 0.001, "hardly depends on depth"), (0.8, 0.4, "is not shown")],
+)
+def test_whether_depth_matters_is_said_by_size_and_chance(found, matched, p, said):
+    words = account(replace(found, depth=DepthTest(matched, 0.5, p)))
+    assert said in words.sentences[0] and f"{p:g}" in words.sentences[0]
 
 
 def test_too_few_rows_make_a_page_that_says_so():

@@ -123,7 +123,11 @@ class Pass:
         states = [side.source.states(batch, number) for side in self.sides]
         everything = [*self.sides, *([self.random] if self.random is not None else [])]
         if self.random is not None:
-            states.append(self.random.source.states(batch, number))
+            found = self._random_states(batch, number)
+            if found is None:
+                everything.pop()
+            else:
+                states.append(found)
         live = [
             {name: state for name, state in found.items() if name not in side.dropped}
             for side, found in zip(everything, states, strict=True)
@@ -139,6 +143,19 @@ class Pass:
         rows = [_rows(side, found, structure, device, number) for side, found in zip(everything, live, strict=True)]
         self._sum(rows, structure)
         self.samples += structure[0]
+
+    def _random_states(self, batch: object, number: int) -> dict[str, Positions] | None:
+        """Those of the network with shuffled weights; None, and no control, where it cannot run."""
+        assert self.random is not None
+        try:
+            return self.random.source.states(batch, number)
+        except Exception as error:  # weights in another order may break what the network takes for granted
+            what = str(error).partition(". ")[0]
+            self.doubts[f"random weights: such a network does not run ({type(error).__name__}: {what}); no control"] = (
+                None
+            )
+            self.random, self.random_own, self.random_sums = None, None, []
+            return None
 
     def _no_common(self, live: list[dict[str, Positions]]) -> str:
         def said(side: Side, found: Mapping[str, Positions]) -> str:

@@ -121,7 +121,9 @@ def compare(
     reading = Reading(channels, positions, sequence_first, output or {}, state or {}, max_width)
     run = _Run(reading, forward, mask, mode, autocast, kinds)
     second = a if b is None else b
-    itself = second is a
+    itself = unwrap(second)[0] is unwrap(a)[0]
+    if itself and layers_b is not None:
+        raise ValueError("layers_b: one network is compared with itself; layers= chooses its layers")
     sides: list[Side] = []
     skipped: list[Skipped] = []
     for place, model in enumerate([a] if itself else [a, second]):

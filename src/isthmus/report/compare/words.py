@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 CLEAR_P = 0.05
 """Share of random orders of layers, as alike as the order itself, below which similarity is said to follow depth."""
 
+LEAST_EXCESS = 0.02
+"""By how much layers at the same relative depth must be more alike, at least, to be called so: less may be no chance,
+and is still of no use."""
+
 
 @dataclass(frozen=True)
 class Account:
@@ -39,6 +43,8 @@ def _depth(comparison: "Comparison") -> list[str]:
     if test is None:
         return []
     numbers = f"{show(test.matched, 3)} against {show(test.shuffled, 3)} in random order, p = {show(test.p, 2)}"
+    if test.p < CLEAR_P and test.excess < LEAST_EXCESS:
+        return [f"Similarity hardly depends on depth: CKA at the same relative depth is {numbers}."]
     if test.p < CLEAR_P:
         return [f"Similarity follows depth: layers at the same relative depth have a mean CKA of {numbers}."]
     return [f"That similarity follows depth is not shown: CKA at the same relative depth is {numbers}."]
