@@ -1,5 +1,6 @@
 """Similarity of layers against the definitions in plain NumPy; what it must not depend on; intervals; refusals."""
 
+import inspect
 import json
 
 import numpy
@@ -11,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from isthmus import LeakyResNet
 from isthmus.probe import Comparison, compare, probe
-from isthmus.probe.similarity import Dealer, depth_test, jackknife, matched, student
+from isthmus.probe.beside import Fold
+from isthmus.probe.similarity import Dealer, Layout, depth_test, jackknife, matched, student
 
 TIGHT = 1e-6
 
@@ -263,6 +265,13 @@ def test_networks_without_a_common_row_say_what_each_has():
         compare(a, b, torch.randn(4, 3, 8, 8))
 
 
+def test_where_no_layer_can_be_read_the_reason_is_said():
+    x = data()
+    x[3, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"a has no layer that could be read.*a, 1:input: .*NaN or infinite"):
+        compare(residual(), residual(seed=1), x)
+
+
 def test_infinite_states_take_their_layer_out_and_no_other():
     class Overflows(nn.Module):
         def forward(self, x):
@@ -299,6 +308,13 @@ def test_too_few_samples_are_said_and_no_number_is_made_up(samples):
 def test_the_bound_of_memory_names_how_many_layers_fit():
     with pytest.raises(ValueError, match=r"sums of 3 × 4 layers of 24 and 44 columns .* about \d × \d such layers fit"):
         compare(residual(), residual(11, 3), data(), max_memory=5e3, controls=())
+
+
+def test_two_networks_of_thirteen_states_of_width_768_have_intervals_by_default():
+    layout = Layout((768,) * 13)
+    controls = 3 * 8 * 13 * 768**2
+    default = inspect.signature(compare).parameters["max_memory"].default
+    assert 2 * Fold.size(layout, layout, False) + controls <= default
 
 
 @pytest.mark.parametrize(

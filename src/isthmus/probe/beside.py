@@ -162,6 +162,8 @@ class Pass:
             kinds = dict.fromkeys(described(structure_of(state)) for state in found.values())
             return f"{side.label} has {', '.join(list(kinds)[:4]) or 'no layer that could be read'}"
 
+        for side in self.sides:
+            side.source.finish()
         why = "; ".join(said(side, found) for side, found in zip(self.sides, live, strict=False))
         failed = [f"{side.label}, {n}: {s.reason}" for side in self.sides for n, s in side.source.failed.items()]
         more = f" ({'; '.join(failed[:3])})" if failed else ""
