@@ -78,7 +78,7 @@ class Pass:
     random: Side | None
     shuffled: bool
     folds: int
-    max_memory: float
+    max_memory: float | int
     seed: int
     samples: int = 0
     doubts: dict[str, None] = field(default_factory=dict)

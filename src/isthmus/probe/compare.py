@@ -64,7 +64,7 @@ def compare(
     controls: Sequence[str] = CONTROLS,
     procrustes: bool = True,
     folds: int = 10,
-    max_memory: float = 2 * 2**30,
+    max_memory: float | int = 2 * 2**30,
     seed: int = 0,
     names: tuple[str, str] = ("a", "b"),
 ) -> Comparison:
@@ -99,8 +99,8 @@ def compare(
             weights`` (a copy of b with the entries of each parameter shuffled, which runs too: a third forward pass).
         procrustes: whether Procrustes distances are computed: a decomposition of ``width × width`` a pair.
         folds: into which samples are dealt, for intervals (delete-a-fold jackknife); each has its own sums.
-        max_memory: bytes that the sums may take, in float64, 2 GiB: two networks of 13 states of width 768 fit. Where folds do not fit, intervals are made of groups of
-            consecutive samples, and said to be.
+        max_memory: bytes that the sums may take, in float64; where folds do not fit, intervals are made of groups of
+            consecutive samples, and said to be. 2 GiB: that much two networks of 13 states of width 768 need for it.
         seed: of folds, controls and permutations.
         names: of the two, in what is printed.
 
