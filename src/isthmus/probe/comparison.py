@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.probe.find import Skipped
-from isthmus.probe.profile import by_reason, listed
 from isthmus.probe.similarity import DepthTest, jackknife, matched
 from isthmus.thresholds import ALIKE
 
@@ -347,7 +346,7 @@ class Comparison:
         chosen = [one for one in self.skipped if one.chosen]
         if chosen:
             lines.append(f"not compared ({len(chosen)}):")
-        lines += [f"  {listed(names)}: {reason}" for reason, names in by_reason(chosen).items()]
+        lines += [f"  {one.name}: {one.reason}" for one in chosen]
         return "\n".join(lines)
 
 
