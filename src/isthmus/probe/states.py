@@ -56,7 +56,7 @@ class _Read:
     call: int
     type: str
     kind: str
-    stack: str | None
+    stack: str | None = None
     activation: ReLU = field(default_factory=ReLU)
     pairs: list[Any] = field(default_factory=list)
     momenta: list[Any] = field(default_factory=list)
@@ -69,28 +69,17 @@ class StateReader(Reader):
 
     held: dict[str, Positions] = field(default_factory=dict)
 
-    def add(
-        self,
-        site: Site,
-        call: int,
-        after: Positions,
-        before: Positions | None,
-        before_name: str,
-        label: str,
-        dtype: str,
-        stack: str | None,
-        extra: dict[str, float] | None = None,
-    ) -> None:
-        """Keep a copy of the state: an in-place operation may follow."""
+    def add(self, site: Site, call: int, after: Positions, *steps: Any, **options: Any) -> None:
+        """Keep a copy of the state (an in-place operation may follow); what a step needs besides is not asked for."""
         if self.batch is None:
             self.batch = after.values.shape[0]
         state = after.meaned() if self.reading.positions == "mean" else after
         wrong = state.not_finite(self.samples)
         if wrong is not None:
             raise Unreadable(f"its values cannot be used: {wrong}")
-        read = _Read(site.name, call, type(site.module).__name__, site.kind, stack)
+        read = _Read(site.name, call, type(site.module).__name__, site.kind)
         cast(dict[Any, Any], self.records).setdefault((site.name, call), read)
-        self.held[call_name(site.name, call)] = Positions(state.values.detach().clone(), state.keep, label)
+        self.held[call_name(site.name, call)] = Positions(state.values.detach().clone(), state.keep, after.label)
 
     def _chain(self, event: Event, x: Tensor) -> tuple[Tensor | None, str, str | None]:
         return None, "", None
