@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from isthmus.mechanics import MechanicsTable, mechanics
     from isthmus.mesh import Adaptive, Equidistant, Irregular, MeshScheduler
     from isthmus.model import LeakyResNet
-    from isthmus.probe import Profile, probe, simplify
+    from isthmus.probe import Comparison, Profile, compare, probe, simplify
     from isthmus.problem import Problem
     from isthmus.solve import Solution, Stage, Trainer, recipe, solve
     from isthmus.status import Status
@@ -35,7 +35,7 @@ _HOMES = {
     "mechanics": ("MechanicsTable",),
     "mesh": ("Adaptive", "Equidistant", "Irregular", "MeshScheduler"),
     "model": ("LeakyResNet",),
-    "probe": ("Profile", "simplify"),
+    "probe": ("Comparison", "Profile", "compare", "simplify"),
     "problem": ("Problem",),
     "solve": ("Solution", "Stage", "Trainer", "recipe"),
     "status": ("Status",),
@@ -47,6 +47,7 @@ __all__ = [
     "Bottleneck",
     "Branch",
     "Certificate",
+    "Comparison",
     "Equidistant",
     "Geodesic",
     "Identity",
@@ -66,6 +67,7 @@ __all__ = [
     "bottleneck",
     "branches",
     "certify",
+    "compare",
     "follow",
     "make_task",
     "mechanics",

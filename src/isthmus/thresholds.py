@@ -66,3 +66,6 @@ factor of 2 (tests/core/test_kind.py)."""
 BRANCH_START = 1e-2
 """Residual up to which a network is taken as the start of a branch: Newton's method brings it to a critical point near.
 Beyond, it may lead anywhere, and the branch would begin at chance."""
+
+ALIKE = 0.9
+"""Layers of one network whose debiased CKA is at least this, all of them in pairs, are called one group."""

@@ -1,6 +1,8 @@
 """The mechanics of anybody's trained PyTorch network: `probe` reads it, `simplify` drops what idles."""
 
 from isthmus._rooms import callable_room
+from isthmus.probe.compare import compare
+from isthmus.probe.comparison import Comparison
 from isthmus.probe.find import Site, Skipped, find_layers
 from isthmus.probe.hamiltonian import HamiltonianEstimate
 from isthmus.probe.linear_fit import LinearFit, linear_fit
@@ -21,6 +23,7 @@ from isthmus.probe.tsqr import StreamingQR
 
 __all__ = [
     "Candidate",
+    "Comparison",
     "EffectiveDepth",
     "HamiltonianEstimate",
     "LayerMoments",
@@ -35,6 +38,7 @@ __all__ = [
     "Site",
     "Skipped",
     "StreamingQR",
+    "compare",
     "distance_from_null",
     "find_layers",
     "linear_fit",

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from isthmus.report.branch.terminal import plain_branch, render_branch
     from isthmus.report.claims.page import write_claims_page
     from isthmus.report.claims.terminal import plain_claims, render_claims
+    from isthmus.report.compare.page import write_compare_page
+    from isthmus.report.compare.terminal import compare_text, render_compare
     from isthmus.report.profile.data import ProfileData, null_controls
     from isthmus.report.profile.page import write_profile_page
     from isthmus.report.profile.terminal import render_profile
@@ -23,8 +25,10 @@ _HOMES = {
     "load_run": "isthmus.runs.reader",
     "write_branch_page": "branch.page",
     "write_claims_page": "claims.page",
+    "write_compare_page": "compare.page",
     "write_profile_page": "profile.page",
     "write_report": "run.page",
+    "compare_text": "compare.terminal",
     "layer_table": "run.terminal",
     "null_controls": "profile.data",
     "plain_branch": "branch.terminal",
@@ -33,6 +37,7 @@ _HOMES = {
     "render": "run.terminal",
     "render_branch": "branch.terminal",
     "render_claims": "claims.terminal",
+    "render_compare": "compare.terminal",
     "render_profile": "profile.terminal",
     "state_table": "run.terminal",
     "summary_table": "run.terminal",
@@ -42,6 +47,7 @@ __all__ = [
     "ProfileData",
     "RunData",
     "RunFolderError",
+    "compare_text",
     "layer_table",
     "load_run",
     "null_controls",
@@ -51,11 +57,13 @@ __all__ = [
     "render",
     "render_branch",
     "render_claims",
+    "render_compare",
     "render_profile",
     "state_table",
     "summary_table",
     "write_branch_page",
     "write_claims_page",
+    "write_compare_page",
     "write_profile_page",
     "write_report",
 ]
