@@ -3,7 +3,7 @@
     python benchmarks/probe.py --rounds 3 --json out.json
 
 Contestants, interleaved, on one thread: the plain forward pass; `probe` of the blocks alone and with its defaults, the
-call alone and with all columns; hooks at the same sites with `torch.linalg.svdvals` of what they caught, by hand, without
+call alone and with all columns; hooks at the same sites with `torch.linalg.svdvals` of what they caught, without
 standard errors; TorchLens where it is installed (benchmarks/requirements-peers.txt). Networks are drawn at random: the
 work does not depend on the weights. CPU seconds, which other processes disturb least.
 """

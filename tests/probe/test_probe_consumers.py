@@ -114,10 +114,10 @@ def test_states_that_agree_in_a_whole_column_are_told_apart():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.b, self.half = nn.Identity(), nn.Identity(), Half()
+            self.a, self.b, self.bend = nn.Identity(), nn.Identity(), Half()
 
         def forward(self, x):
-            return self.b(self.half(self.a(x)))
+            return self.b(self.bend(self.a(x)))
 
     assert sigmas(Net(), states, layers=["a", "b"]) == {"a": "ReLU(append_one=True)", "b": NONE}
 
