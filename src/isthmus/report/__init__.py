@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from isthmus.report.profile.terminal import render_profile
     from isthmus.report.run.page import write_report
     from isthmus.report.run.terminal import layer_table, plain_text, render, state_table, summary_table
+    from isthmus.report.simplify.page import write_simplify_page
     from isthmus.runs.folder import RunFolderError
     from isthmus.runs.reader import RunData, load_run
 
@@ -28,6 +29,7 @@ _HOMES = {
     "write_compare_page": "compare.page",
     "write_profile_page": "profile.page",
     "write_report": "run.page",
+    "write_simplify_page": "simplify.page",
     "compare_text": "compare.terminal",
     "layer_table": "run.terminal",
     "null_controls": "profile.data",
@@ -66,6 +68,7 @@ __all__ = [
     "write_compare_page",
     "write_profile_page",
     "write_report",
+    "write_simplify_page",
 ]
 
 
