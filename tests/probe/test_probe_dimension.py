@@ -142,7 +142,7 @@ def test_first_order_errors_are_those_of_the_jackknife(kind, sigma):
     def rand(*size):
         return torch.randn(*size, dtype=F64, generator=draw)
 
-    A = rand(4000, 6) @ rand(6, 40) / 6**0.5 + 0.05 * rand(4000, 40) + 0.3
+    A = rand(16000, 6) @ rand(6, 40) / 6**0.5 + 0.05 * rand(16000, 40) + 0.3
     B = A + 0.3 * torch.relu(A @ rand(40, 40) / 40**0.5)
     shards = shards_of(kind, sigma, *((B,) if kind is LayerMoments else (A, B)))
     exact = with_uncertainty(shards)
@@ -158,7 +158,7 @@ def test_first_order_errors_are_those_of_the_jackknife(kind, sigma):
             continue
         if "off_image" in name and value < 1e-6:  # rounding alone
             continue
-        assert fast[name][1] == pytest.approx(error, rel=0.25), name
+        assert fast[name][1] == pytest.approx(error, rel=0.15), name
         compared += 1
     assert compared >= 14
 

@@ -248,7 +248,8 @@ def test_a_bottleneck_is_named_and_told_from_chance(data: ProfileData) -> None:
     least = min(layer.value("participation_ratio_rows") or 99.0 for layer in data.main)
     assert float(cards["Least dimension"].value) == pytest.approx(least, abs=0.01)
     assert cards["Idlest layer"].value == "1.96 %"
-    assert cards["σ of the cost"].value == "ReLU, 1 appended, Identity without the 1"
+    assert cards["σ of the cost"].value == "2 kinds"
+    assert cards["σ of the cost"].detail.startswith("ReLU, 1 appended; Identity without the 1; γ₀ = ")
 
 
 def test_noise_is_not_called_a_bottleneck() -> None:

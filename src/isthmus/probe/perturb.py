@@ -2,7 +2,8 @@
 
 The delete-a-group jackknife needs every quantity without each group. With sums of squares the whole is decomposed once,
 and each group's sums enter by first-order perturbation: eigenvalues by ``v_iᵀ dG v_i``, norms by their derivatives in
-``SSᵀ``, ``SMᵀ`` and ``MMᵀ``. Ratios and counts are then evaluated as they are.
+``SSᵀ``, ``SMᵀ`` and ``MMᵀ``. The change is that of means over rows, ``dG = (n/n')G' − G``: sums would shrink by the
+group's share, which is no small change and changes no dimension. Ratios and counts are then evaluated as they are.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from isthmus.probe.gram import GramSums
 from isthmus.probe.projection import Projection, project_itself
 
 # Fewer rows than these, in widths: leaving a group out is no small change of what the exact norm inverts.
-ROWS_FOR_FIRST_ORDER = 8
+ROWS_FOR_FIRST_ORDER = 4
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Sensitivity:
     """
 
     def __init__(self, sums: GramSums, targets: Sequence[int], centred: bool, gamma0: float) -> None:
-        self.targets, self.centred, self.gamma0 = targets, centred, gamma0
+        self.targets, self.centred, self.gamma0, self.count = targets, centred, gamma0, sums.count
         self.base = sums.project(targets, centred)
         self.K, self.B, self.E = sums.parts(targets, centred)
         values, V = eigenvectors(self.K)
@@ -124,7 +125,8 @@ class Sensitivity:
     def without(self, rest: GramSums) -> Nearby:
         """The projection of fewer rows, from their sums."""
         K, B, E = rest.parts(self.targets, self.centred)
-        dK, dB, dE = K - self.K, [b - a for a, b in zip(self.B, B, strict=True)], E - self.E
+        scale = self.count / rest.count
+        dK, dB, dE = scale * K - self.K, [scale * b - a for a, b in zip(self.B, B, strict=True)], scale * E - self.E
         many = range(len(self.targets))
         exact, smooth, off = (E.new_zeros(E.shape) for _ in range(3))
         d_gamma = self.gamma0 * float(self.first @ (dK @ self.first))
@@ -136,7 +138,7 @@ class Sensitivity:
             for k in range(i, len(self.targets)):
                 base = self.base
                 free = dE[i, k] - dot(self.P[i], dB[k]) - dot(self.P[k], dB[i]) + dot(self.PP[i, k], dK)
-                off[i, k] = off[k, i] = float(base.off[i, k]) + free
+                off[i, k] = off[k, i] = (float(base.off[i, k]) + free) / scale
                 moved = dot(self.Z[i], dB[k]) + dot(self.Z[k], dB[i])
                 moved -= dot(self.ZP[i, k], dK) + dot(self.ZP[k, i], dK)
                 exact[i, k] = exact[k, i] = base.inner(i, k) + moved
@@ -162,9 +164,9 @@ class Without:
     spectra: dict[bool, Tensor]
 
 
-def _moved(values: Tensor, V: Tensor, change: Tensor, rows: int) -> Tensor:
-    """Eigenvalues after a small change of the matrix, descending, no more than the rows."""
-    moved = values + ((change @ V) * V).sum(0)
+def _moved(values: Tensor, V: Tensor, G: Tensor, rest: Tensor, scale: float, rows: int) -> Tensor:
+    """Eigenvalues of what is left, by those of the whole G, descending, no more than the rows."""
+    moved = (values + (((scale * rest - G) @ V) * V).sum(0)) / scale
     return moved.clamp_min(0).sort(descending=True).values[: max(rows, 0)]
 
 
@@ -193,7 +195,8 @@ def leave_out(
         for c in kinds:
             if c in own:
                 assert spectra is not None
-                values = _moved(*decomposed[c], rest._matrix(spectra, spectra, c) - own[c], rest.count - int(c))
+                left, scale = rest._matrix(spectra, spectra, c), whole.count / rest.count
+                values = _moved(*decomposed[c], own[c], left, scale, rest.count - int(c))
                 singular[c] = values.sqrt()
             if alone:
                 noise = whole.noise_of(float(own[c].diagonal().sum()), c)

@@ -87,3 +87,12 @@ def shade(fraction: float, scale: Sequence[str] = SCALE) -> str:
 def _channels(colour: str) -> tuple[int, int, int]:
     """Red, green, blue of "#rrggbb"."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def shortened(name: str, places: int) -> str:
+    """A dotted name cut at its front, where names of one network are most alike.
+
+    >>> shortened("encoder.layers.11.attention", 16)
+    '…rs.11.attention'
+    """
+    return name if len(name) <= places else "…" + name[len(name) - places + 1 :]

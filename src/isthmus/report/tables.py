@@ -1,4 +1,4 @@
-"""Key numbers and tables of a page as data: columns, cells, and the rows to mark."""
+"""The words, key numbers and tables of a page as data: columns, cells, and the rows to mark."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +8,21 @@ from isthmus.report._numbers import MISSING, show
 from isthmus.report.style import web
 
 HOW_TO_SORT = "Click a head to sort; hover it for its meaning."
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a document says in words.
+
+    Attributes:
+        headline: the main thing, in a sentence.
+        sentences: the rest of what it says.
+        doubts: what speaks against it.
+    """
+
+    headline: str
+    sentences: tuple[str, ...]
+    doubts: tuple[str, ...]
 
 
 @dataclass(frozen=True)

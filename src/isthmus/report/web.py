@@ -30,7 +30,12 @@ def specification(panel: Panel) -> dict[str, Any]:
     }
     if panel.names:
         places, names = zip(*panel.names, strict=True)
-        layout["xaxis"] |= {"tickvals": list(places), "ticktext": [web(name) for name in names], "tickangle": -40}
+        layout["xaxis"] |= {
+            "tickvals": list(places),
+            "ticktext": [web(name) for name in names],
+            "tickangle": -40,
+            "ticklabeloverflow": "allow",
+        }
         layout["xaxis"]["tickfont"] = {"size": 12}
     if panel.square:
         layout["yaxis"] |= {"scaleanchor": "x", "scaleratio": 1}

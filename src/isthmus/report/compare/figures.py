@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from isthmus.report._numbers import MISSING, show
-from isthmus.report.compare.words import short
 from isthmus.report.spec import Figure, Panel, Series, Value
-from isthmus.report.style import BLUE, GREEN, GREY, ORANGE, VERMILION, quoted, shade
+from isthmus.report.style import BLUE, GREEN, GREY, ORANGE, VERMILION, quoted, shade, shortened
 
 if TYPE_CHECKING:
     from isthmus.probe import Comparison
@@ -151,7 +150,7 @@ def _correspondence(comparison: "Comparison", x: list[Value], y: list[int], hove
     return Panel(
         "which",
         f"layer of {a}",
-        f"layer of {short(b, LONGEST_NAME)}, by number",
+        f"layer of {shortened(b, LONGEST_NAME)}, by number",
         (diagonal, near),
         names=_ticks(comparison.layers_a),
         view=(0.5, last + 0.5),
@@ -160,4 +159,4 @@ def _correspondence(comparison: "Comparison", x: list[Value], y: list[int], hove
 
 def _ticks(names: Sequence[str]) -> tuple[tuple[float | int, str], ...]:
     step = -(-len(names) // MOST_NAMES)
-    return tuple((i + 1, quoted(short(names[i], LONGEST_NAME))) for i in range(0, len(names), step))
+    return tuple((i + 1, quoted(shortened(names[i], LONGEST_NAME))) for i in range(0, len(names), step))

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from isthmus.report._numbers import MISSING, show
-from isthmus.report.compare.words import account, short
+from isthmus.report.compare.words import account
+from isthmus.report.style import shortened
 from isthmus.report.text import aligned, grid, length, print_plainly
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def compare_rows(comparison: "Comparison") -> list[list[str]]:
         ends = MISSING if one.low is None or one.high is None else f"{show(one.low, 3)} to {show(one.high, 3)}"
         clear = MISSING if one.clear is None else show(one.clear)
         distance = show(float(comparison.procrustes[places[one.layer], columns[one.to]]), 3)
-        rows.append([short(one.layer, 32), short(one.to, 32), show(one.cka, 3), ends, clear, distance])
+        rows.append([shortened(one.layer, 32), shortened(one.to, 32), show(one.cka, 3), ends, clear, distance])
     return rows
 
 

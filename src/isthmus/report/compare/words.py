@@ -1,10 +1,9 @@
 """A comparison in words: which layers correspond, whether depth matters, what the controls say. Plain text."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from isthmus.report._numbers import MISSING, finite, show
-from isthmus.report.tables import Card
+from isthmus.report.tables import Account, Card
 
 if TYPE_CHECKING:
     from isthmus.probe import Comparison
@@ -15,21 +14,6 @@ CLEAR_P = 0.05
 LEAST_EXCESS = 0.02
 """By how much layers at the same relative depth must be more alike, at least, to be called so: less may be no chance,
 and is still of no use."""
-
-
-@dataclass(frozen=True)
-class Account:
-    """What a comparison says.
-
-    Attributes:
-        headline: its verdict.
-        sentences: the rest of what it says.
-        doubts: what speaks against it.
-    """
-
-    headline: str
-    sentences: tuple[str, ...]
-    doubts: tuple[str, ...]
 
 
 def account(comparison: "Comparison") -> Account:
@@ -90,12 +74,3 @@ def compare_cards(comparison: "Comparison") -> list[Card]:
         value = show(one.mean, 2) if one.mean == one.mean else MISSING
         cards.append(Card(name.capitalize(), value, "control", "Mean CKA at matched depths."))
     return cards
-
-
-def short(name: str, places: int) -> str:
-    """A dotted name cut at its front, where names of one network are most alike.
-
-    >>> short("encoder.layers.11.attention", 16)
-    '…rs.11.attention'
-    """
-    return name if len(name) <= places else "…" + name[len(name) - places + 1 :]

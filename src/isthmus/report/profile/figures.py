@@ -7,7 +7,7 @@ from itertools import pairwise
 from isthmus.report._numbers import finite, show
 from isthmus.report.profile.data import Layer, ProfileData
 from isthmus.report.spec import ColourScale, Figure, Panel, Series, Value, joined
-from isthmus.report.style import BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, VERMILION, quoted, shade
+from isthmus.report.style import BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, VERMILION, quoted, shade, shortened
 from isthmus.thresholds import IDLE, RANK
 
 KEYS = ("profile-dimension", "profile-spectra", "profile-steps")
@@ -238,15 +238,6 @@ def _names(layers: Sequence[Layer]) -> tuple[tuple[float | int, str], ...]:
     """Names for the ticks, as many as fit: of every layer, or every second, third, …"""
     chosen = layers[:: -(-len(layers) // MOST_NAMES)]
     return tuple((layer.place, quoted(shortened(layer.name, LONGEST_NAME))) for layer in chosen)
-
-
-def shortened(name: str, places: int) -> str:
-    """A dotted name cut at its front, where names of one network are most alike.
-
-    >>> shortened("encoder.layers.11.attention", 16)
-    '…rs.11.attention'
-    """
-    return name if len(name) <= places else "…" + name[len(name) - places + 1 :]
 
 
 def _spaced(total: int, most: int, even: bool = False) -> list[int]:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from isthmus.report._numbers import MISSING, show
 from isthmus.report.profile.data import Layer, ProfileData
-from isthmus.report.profile.figures import shortened
 from isthmus.report.profile.words import account, measured
+from isthmus.report.style import shortened
 from isthmus.report.text import aligned, grid, length, print_plainly
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from isthmus.probe.printed import neighbour_lines
+from isthmus.probe.printed import by_reason, neighbour_lines
 from isthmus.report._numbers import finite, show
 from isthmus.report.profile.data import STATES, Layer, ProfileData
-from isthmus.report.tables import Card
+from isthmus.report.tables import Account, Card
 from isthmus.thresholds import IDLE
 
 DIMENSION, COST, RATIO = "participation_ratio_rows", "coi_stable", "participation_ratio_centred"
@@ -16,21 +16,6 @@ ROUGH = 0.2
 """Standard error, over the value, above which a dimension is called rough."""
 FEW_ROWS = 10
 """Rows a neuron below which ranks are bounded by the rows as much as by the network: a rule of thumb."""
-
-
-@dataclass(frozen=True)
-class Account:
-    """What a profile says.
-
-    Attributes:
-        headline: where it is narrow, in a sentence.
-        sentences: the rest of what it says.
-        doubts: what speaks against it.
-    """
-
-    headline: str
-    sentences: tuple[str, ...]
-    doubts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -139,9 +124,10 @@ def _doubts(data: ProfileData, narrow: Narrow | None) -> list[str]:
     found += _doubts_of_the_narrowest(data, narrow)
     found += _doubts_of_arithmetic(data)
     found += data.profile.doubts
-    lost = [f"{one.name} ({one.reason})" for one in data.profile.skipped if one.chosen]
+    lost = by_reason([one for one in data.profile.skipped if one.chosen])
     if lost:
-        found.append(f"{len(lost)} chosen but not read: {_some(lost, 3)}.")
+        named = [f"{_some(names, 3)} ({reason})" for reason, names in lost.items()]
+        found.append(f"{sum(map(len, lost.values()))} chosen but not read: {'; '.join(named[:3])}.")
     if not data.whole:
         found.append("Only the first batches were read (--max-batches): fine if the data come in random order.")
     return found
@@ -219,8 +205,8 @@ def profile_cards(data: ProfileData) -> list[Card]:
     cards.append(
         Card(
             "σ of the cost",
-            ", ".join(sigmas),
-            f"γ₀ = {show(profile.gamma0)}",
+            sigmas[0] if len(sigmas) == 1 else f"{len(sigmas)} kinds",
+            ("" if len(sigmas) == 1 else "; ".join(sigmas) + "; ") + f"γ₀ = {show(profile.gamma0)}",
             "What takes the states in, as read off the network or chosen.",
         )
     )

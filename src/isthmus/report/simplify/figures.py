@@ -3,9 +3,8 @@
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from isthmus.report.compare.words import short
 from isthmus.report.spec import Figure, Panel, Reference, Series, Value
-from isthmus.report.style import BLUE, GREEN, VERMILION, quoted
+from isthmus.report.style import BLUE, GREEN, VERMILION, quoted, shortened
 
 if TYPE_CHECKING:
     from isthmus.probe import Simplified
@@ -32,7 +31,7 @@ def _loss(found: "Simplified") -> Figure | None:
         Series(places, measured, "measured", BLUE, marker="circle", hover=hover),
         Series(places, predicted, "predicted", VERMILION, "dash", 1.6, marker="circle", hover=hover),
     )
-    names = ((0, "none"), *((i + 1, quoted(short(r.name, LONGEST_NAME))) for i, r in enumerate(found.rounds)))
+    names = ((0, "none"), *((i + 1, quoted(shortened(r.name, LONGEST_NAME))) for i, r in enumerate(found.rounds)))
     before = Reference(found.loss_before, "whole network")
     panel = Panel("mean loss", "block that went, in order", "loss", lines, horizontals=(before,), names=names)
     return Figure(
@@ -59,7 +58,7 @@ def _ranking(found: "Simplified") -> Figure | None:
         return Series(x, [one.predicted for one in chosen], label, colour, "none", marker="circle", size=8, hover=hover)
 
     step = -(-len(known) // MOST_NAMES)
-    names = tuple((i + 1, quoted(short(known[i].name, LONGEST_NAME))) for i in range(0, len(known), step))
+    names = tuple((i + 1, quoted(shortened(known[i].name, LONGEST_NAME))) for i in range(0, len(known), step))
     panel = Panel(
         "predicted change of the loss",
         "block, in the order of the first ranking",

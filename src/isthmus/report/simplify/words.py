@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING
 
 from isthmus.report._numbers import MISSING, show
-from isthmus.report.compare.words import Account
-from isthmus.report.tables import Card
+from isthmus.report.tables import Account, Card
 
 if TYPE_CHECKING:
     from isthmus.probe import Simplified
