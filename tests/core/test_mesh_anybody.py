@@ -280,3 +280,12 @@ def test_torchdiffeqs_fixed_grid_is_moved_without_further_evaluations(monitor):
     grid = {"grid_constructor": mesh.grid_constructor}
     ends = odeint(layer, y0, mesh.t[[0, -1]], method="euler", options=grid)
     torch.testing.assert_close(ends[-1], path[-1])
+
+
+def test_a_block_that_changes_its_input_in_place_is_refused_and_the_input_kept():
+    blocks = [torch.nn.Sequential(torch.nn.ReLU(inplace=True), torch.nn.Linear(3, 3)) for _ in range(3)]
+    x = torch.randn(5, 3)
+    given = x.clone()
+    with pytest.raises(ValueError, match="block 0 changes its input in place"):
+        ResidualSteps(blocks).trajectory(x)
+    assert torch.equal(x, given)

@@ -99,7 +99,7 @@ def test_two_takers_that_differ_are_doubted():
             return self.b(torch.relu(h)) + self.c(torch.tanh(h))
 
     profile = probe(Two(), torch.randn(50, 3))
-    assert any("a: two nonlinearities take it" in doubt for doubt in profile.doubts)
+    assert any("a: what takes it is no nonlinearity" in doubt and "or several" in doubt for doubt in profile.doubts)
     assert profile["activation"][0] == NONE
 
 
@@ -159,3 +159,127 @@ def test_derivatives_are_those_of_the_function(name):
 def test_an_unknown_function_is_named():
     with pytest.raises(ValueError, match=r"function: expected one of gelu, .* got 'sine'"):
         Entrywise(function="sine")
+
+
+# --- what a stranger broke ------------------------------------------------------------------------------------------
+
+
+class By(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
+
+    def forward(self, x):
+        return self.f(x)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x * torch.sigmoid(x),
+        lambda x: x * torch.tanh(F.softplus(x)),
+        nn.LeakyReLU(0.2),
+        nn.PReLU(),
+        nn.SELU(),
+        nn.ELU(2.0),
+        nn.Hardtanh(),
+        lambda x: x.clamp(0, 6),
+        lambda x: torch.maximum(x, torch.zeros(())),
+        lambda x: torch.where(x > 0, x, 0.0),
+        lambda x: torch.clamp(x, min=torch.zeros(())),
+        torch.sin,
+    ],
+)
+def test_what_is_not_known_is_doubted_and_never_taken_for_another(f):
+    net = nn.Sequential(nn.Linear(5, 8), By(f), nn.Linear(8, 3))
+    profile = probe(net, torch.randn(100, 5))
+    assert profile["activation"][0] == NONE
+    assert any("0: what takes it is no nonlinearity that is known" in doubt for doubt in profile.doubts)
+
+
+def test_nan_in_padding_does_not_hide_what_takes_the_state():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x, mask):
+            return self.b(torch.relu(self.a(x)))
+
+    x, mask = torch.randn(20, 6, 5), torch.ones(20, 6, dtype=torch.bool)
+    x[:, 4:], mask[:, 4:] = float("nan"), False
+    profile = probe(Masked(), {"x": x, "mask": mask}, mask="mask")
+    assert profile["activation"][0] == "ReLU(append_one=True)"
+
+
+class Experts(nn.Module):
+    """Rows go to one of three by their first number."""
+
+    def __init__(self):
+        super().__init__()
+        self.e = nn.ModuleList(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6)) for _ in range(3))
+
+    def forward(self, x):
+        y = torch.zeros_like(x)
+        for i, expert in enumerate(self.e):
+            rows = (x[:, 0].long() == i).nonzero()[:, 0]
+            y[rows] = expert(x[rows])
+        return x + y
+
+
+def test_an_expert_without_rows_in_the_first_batch_is_doubted():
+    a, b = torch.randn(200, 6), torch.randn(200, 6)
+    a[:, 0], b[:, 0] = torch.arange(200) % 2, torch.arange(200) % 3
+    late = probe(Experts(), [a, b], layers="e.2.0")
+    assert late["rows"] == [66] and any("e.2.0: ran after the first batch only" in doubt for doubt in late.doubts)
+    first = probe(Experts(), [b, a], layers="e.2.0")
+    assert first["activation"] == ["ReLU(append_one=True)"] and not any("ran after" in doubt for doubt in first.doubts)
+
+
+def test_compiled_parts_are_watched_and_scripted_ones_said():
+    def net():
+        return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    compiled = net()
+    compiled[2] = torch.compile(compiled[2], backend="eager")
+    assert probe(compiled, torch.randn(50, 5))["activation"][0] == "ReLU(append_one=True)"
+
+
+def test_operators_that_take_functions_run_and_are_said():
+    class Cond(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            h = self.a(x)
+            return self.b(torch.cond(h.sum() > 0, lambda h: h.relu(), lambda h: h.sin(), (h,)))
+
+    net, x = Cond(), torch.randn(50, 5)
+    try:
+        net(x)
+    except Exception as error:  # torch.cond compiles, and not everywhere
+        pytest.skip(f"torch.cond does not run here: {type(error).__name__}")
+    profile = probe(net, x)
+    seen = profile["activation"][0] != NONE
+    assert seen or any("what takes the states was not seen" in doubt for doubt in profile.doubts)
+
+
+def test_a_network_that_writes_into_its_input_gets_it_as_it_was():
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.l = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.l(x.mul_(0.5))
+
+    net, x = Halves(), torch.randn(30, 4)
+    given = x.clone()
+    with torch.no_grad():
+        expected = float(net(x.clone()).norm())
+    profile = probe(net, x)
+    assert profile["norm"][0] == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(x, 0.5 * given)  # once, as the network alone would

@@ -205,3 +205,51 @@ def test_squares_for_states_in_32_bits_and_the_factor_for_64():
     assert {r.moments[0].method for r in probe(net, x).records} == {"gram"}
     assert {r.moments[0].method for r in probe(net.double(), x.double()).records} == {"qr"}
     assert {r.moments[0].method for r in probe(net, x.double(), method="gram").records} == {"gram"}
+
+
+# --- a few rows that carry a great part ---------------------------------------------------------------------------
+
+
+def errors_of(draw, name, sigma=None, repetitions=16):
+    """The scatter of a number over draws, and the standard errors that go with it."""
+    values, errors = [], []
+    for seed in range(repetitions):
+        x = draw(torch.Generator().manual_seed(seed))
+        value, error = _numbers(shards_of(LayerMoments, sigma or ReLU(), x), lambda m: m.quantities(), 1e-3)[name]
+        values.append(value)
+        errors.append(error)
+    return float(torch.tensor(values).std()), errors
+
+
+def test_the_error_of_the_dimension_holds_with_heavy_tails():
+    def draw(g):
+        size = (torch.randn(2000, 5, generator=g, dtype=F64).square().sum(1) / 5).rsqrt()  # Student's t, 5 degrees
+        return torch.randn(2000, 32, generator=g, dtype=F64) * size[:, None]
+
+    scatter, errors = errors_of(draw, ROWS)
+    assert 0.6 * scatter < float(torch.tensor(errors).median()) < 2 * scatter
+
+
+def test_the_error_of_the_dimension_is_that_of_exact_deletion_with_a_few_large_rows():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 40, generator=g, dtype=F64)
+    x[::500] *= 30
+    shards = shards_of(LayerMoments, ReLU(), x)
+    fast, exact = _numbers(shards, lambda m: m.quantities(), 1e-3), with_uncertainty(shards)
+    assert fast[ROWS][1] == pytest.approx(exact[ROWS][1], rel=1e-6)
+
+
+def test_neurons_that_rarely_fire_have_an_error():
+    def draw(g):
+        return (torch.rand(2000, 32, generator=g) < 0.001) * torch.randn(2000, 32, generator=g, dtype=F64).abs()
+
+    scatter, errors = errors_of(draw, "coi")
+    assert 0.5 * scatter < float(torch.tensor(errors).mean()) < 3 * scatter
+
+
+def test_a_constant_state_has_no_dimension():
+    net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).double()
+    torch.nn.init.zeros_(net[0].weight)
+    for dtype in (F64, torch.float32):
+        profile = probe(net.to(dtype), torch.randn(200, 5, dtype=dtype))
+        assert profile[ROWS] == [None, None]

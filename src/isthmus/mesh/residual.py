@@ -97,8 +97,14 @@ class ResidualSteps(nn.Module):
         self.eval()
         try:
             states = [x]
-            for h, block in zip(self.step_sizes.unbind(), self.blocks, strict=True):
+            for number, (h, block) in enumerate(zip(self.step_sizes.unbind(), self.blocks, strict=True)):
+                before = states[-1].clone()
                 states.append(_step(states[-1], h, block))
+                if not torch.equal(before, states[-2]) and not bool(before.isnan().any()):
+                    states[-2].copy_(before)
+                    raise ValueError(
+                        f"block {number} changes its input in place, so its step is not x + h f(x): use inplace=False"
+                    )
         finally:
             for module, training in modes:
                 module.training = training

@@ -48,6 +48,12 @@ class MeshScheduler:
             raise ValueError(f"every must be at least 1 step, got {every}")
         if monitor not in ("change", "curvature"):
             raise ValueError(f"monitor must be 'change' or 'curvature', got {monitor!r}")
+        lacks = [name for name in ("rho", "trajectory", "set_step_sizes") if not hasattr(model, name)]
+        if lacks:
+            raise TypeError(
+                f"model: a {type(model).__name__} has no {', '.join(lacks)}; wrap residual blocks in "
+                "isthmus.mesh.ResidualSteps, a solver's grid in ODEMesh, or write what isthmus.mesh.Stepped asks for"
+            )
         self.model, self.rule, self.x, self.monitor = model, rule, x, monitor
         self.every, self.freeze_after, self.transfer = every, freeze_after, transfer
         self.calls = 0
@@ -82,6 +88,8 @@ class MeshScheduler:
         Raises:
             ValueError: neither a path nor ``x``, or a path with other than one state more than steps.
         """
+        if path is not None and not isinstance(path, Tensor):
+            raise TypeError(f"path: expected the states as one tensor (torch.stack them), got a {type(path).__name__}")
         frozen = self.frozen
         self.calls += 1
         if frozen or self.calls % self.every:

@@ -90,6 +90,14 @@ def check_rereadable(data: object) -> None:
         raise TypeError("data: expected what can be read more than once, got an iterator; list(data) will do")
 
 
+def copied(batch: object) -> object:
+    """A copy of a batch, for a pass that may change it; the batch itself where it cannot be copied."""
+    try:
+        return copy.deepcopy(batch)
+    except (RuntimeError, TypeError, NotImplementedError):
+        return batch
+
+
 def to_device(batch: object, device: torch.device) -> object:
     """The batch with every tensor on the device; containers keep their types where they can."""
     if isinstance(batch, Tensor):

@@ -91,7 +91,9 @@ def state_restored(model: nn.Module, evaluate: bool) -> Iterator[None]:
 
     Models that override ``train`` drop caches in it, or put weights together: theirs is called, on both ways.
     """
-    modules = list(model.modules())
+    # scripted modules keep what they have behind a wrapper of their own, and assign no attribute
+    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    scripted = [(m, m.training) for m in model.modules() if isinstance(m, torch.jit.ScriptModule)]
     training = [module.training for module in modules]
     attributes = [{k: v for k, v in vars(module).items() if k not in _INTERNAL} for module in modules]
     buffers = [dict(module._buffers) for module in modules]
@@ -106,10 +108,14 @@ def state_restored(model: nn.Module, evaluate: bool) -> Iterator[None]:
             model.eval()
         for module in modules if evaluate else ():
             module.training = False
+        for part, _ in scripted if evaluate else ():
+            part.eval()
         yield
     finally:
         if own:
             model.train(training[0])
+        for part, was in scripted:
+            part.train(was)
         for module, was, old, before in zip(modules, training, attributes, buffers, strict=True):
             module.training = was
             for name in [k for k in vars(module) if k not in _INTERNAL and k not in old]:

@@ -374,13 +374,23 @@ def _doubts(taken: Pass, found: Comparison) -> list[str]:
         said.append("shuffled rows: batches of one sample cannot be shuffled; no control")
     shuffled, random = found.controls.get(SHUFFLED), found.controls.get(RANDOM)
     if shuffled is not None and shuffled.highest > SORTED + 3 / math.sqrt(found.samples):
-        said.append(
-            f"rows shuffled within batches still have a debiased CKA of {shuffled.highest:.2g}: batches differ from "
-            "one another, as those of sorted data; shuffle the data"
-        )
+        said.append(_unshuffled(found, shuffled.highest))
     if random is not None and random.not_above:
-        said.append(f"no more alike than with shuffled weights: {', '.join(random.not_above[:6])}")
+        names, more = random.not_above[:6], len(random.not_above) - 6
+        listed = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+        said.append(f"no more alike than with shuffled weights: {listed}")
     return said
+
+
+def _unshuffled(found: Comparison, highest: float) -> str:
+    """What it means that samples in random order are still alike."""
+    still = f"samples in random order still have a debiased CKA of up to {highest:.2g}"
+    if found.rows > found.samples:
+        return (
+            f"{still}: what positions have in common, whatever the sample, or data in sorted batches; the maps contain "
+            "it, and positions='mean' takes out what positions share"
+        )
+    return f"{still}: they are shuffled within batches, and batches differ, as those of sorted data; shuffle the data"
 
 
 def _widths(found: Comparison, side: int) -> dict[str, int]:

@@ -224,8 +224,9 @@ class Comparison:
         hits = sum(pairs[one.layer] == one.to for one in near)
         values = [v for *_, v in self.at_matched_depth if math.isfinite(v)]
         middle = f"{median(values):.2f}" if values else "undefined"
+        many = "none is" if not hits else "1 is" if hits == 1 else f"{hits} are"
         return (
-            f"Of {len(near)} layers of {a}, {hits} are nearest to the layer of {b} at the same relative depth; the "
+            f"Of {len(near)} layers of {a}, {many} nearest to the layer of {b} at the same relative depth; the "
             f"median debiased CKA there is {middle}."
         )
 

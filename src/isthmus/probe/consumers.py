@@ -6,6 +6,7 @@ it is (a norm or a linear map comes first, as in transformers) is its own featur
 """
 
 import difflib
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -90,7 +91,24 @@ class Entrywise(Activation):
 
 KNOWN: dict[str, type[Activation]] = ACTIVATIONS | {"entrywise": Entrywise}
 
-Mark = tuple[tuple[int, ...], torch.dtype, float, bytes]
+# Entrywise operators that are none of these functions, or depend on numbers of their own: what they take is in doubt.
+OTHER = (
+    *(
+        "leaky_relu",
+        "elu",
+        "celu",
+        "softplus",
+        "hardtanh",
+        "hardsigmoid",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "threshold",
+    ),
+    *("_prelu_kernel", "maximum", "minimum", "where", "sin", "cos", "sign", "abs", "exp", "softshrink", "hardshrink"),
+    *("log_sigmoid", "log_sigmoid_forward", "rrelu_with_noise", "relu6"),
+)
+Mark = tuple[tuple[int, ...], torch.dtype, bytes, bytes]
 
 
 def mark_of(x: Tensor) -> Mark:
@@ -100,14 +118,15 @@ def mark_of(x: Tensor) -> Mark:
     places = torch.arange(1, SAMPLED + 1, dtype=torch.float64).mul_(GOLDEN).frac_().mul_(len(flat)).long()
     some = flat[places.to(x.device)].cpu()
     total = float(x.sum(dtype=torch.float64 if x.device.type != "mps" else torch.float32))
-    return tuple(x.shape), x.dtype, total, some.view(torch.uint8).numpy().tobytes()
+    return tuple(x.shape), x.dtype, struct.pack("d", total), some.view(torch.uint8).numpy().tobytes()
 
 
 def _sigma(operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Activation | None:
     """What an operator of torch is, None: no nonlinearity of those known."""
     name = operator.removeprefix("aten::").rstrip("_")
     given = args[1:]
-    floor = name in ("clamp_min", "clamp") and (*given, kwargs.get("min", kwargs.get("other")))[0] == 0
+    bound = (*given, kwargs.get("min", kwargs.get("other")))[0]
+    floor = name in ("clamp_min", "clamp") and isinstance(bound, int | float) and bound == 0
     if name == "relu" or (name == "threshold" and given[:2] == (0, 0)):
         return ReLU()
     if floor and not any(x is not None for x in (*given[1:], kwargs.get("max"))):
@@ -127,34 +146,27 @@ class Consumers:
     """Tensors that nonlinearities took in a pass, and which; None where two different ones took the same."""
 
     taken: dict[Mark, Activation | None] = field(default_factory=dict)
-    watched: bool = False
+    # why the network could not be watched
+    unwatched: str | None = None
 
     def of(self, x: Tensor) -> Activation:
         """σ of a state: what took it, else the identity without an appended 1."""
         return self.taken.get(mark_of(x)) or WITHOUT
 
     def divided(self, x: Tensor) -> bool:
-        """Whether two different nonlinearities take the state."""
+        """Whether two different nonlinearities take the state, or one that is not known."""
         mark = mark_of(x)
         return mark in self.taken and self.taken[mark] is None
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        """While it lasts, note what nonlinearities are given; a network that is compiled in parts is not watched."""
-        if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_torchdynamo_orig_callable") for m in _all(model)):
+        """While it lasts, note what nonlinearities are given; a network with scripted parts is not watched."""
+        if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
+            self.unwatched = "parts of the network are scripted"
             yield
             return
-        self.watched = True
         with _Watch(self.taken):
             yield
-
-
-def _all(model: nn.Module) -> Iterator[nn.Module]:
-    for module in model.modules():
-        yield module
-        original = getattr(module, "_orig_mod", None)
-        if original is not None:
-            yield original
 
 
 class _Watch(TorchDispatchMode):
@@ -168,14 +180,29 @@ class _Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        x = args[0] if args else None
-        if isinstance(x, Tensor) and type(x) in (Tensor, nn.Parameter) and x.is_floating_point() and x.numel():
-            if x.layout == torch.strided and x.device.type != "meta":
-                sigma = _sigma(func._schema.name, args, kwargs)
-                if sigma is not None:
+        name = func._schema.name
+        plain = name.removeprefix("aten::").rstrip("_")
+        sigma = _sigma(name, args, kwargs)
+        if sigma is not None or plain in OTHER:
+            for x in args[: 3 if plain == "where" else 2 if plain in ("maximum", "minimum") else 1]:
+                if readable(x):
                     mark = mark_of(x)
                     self.taken[mark] = sigma if self.taken.get(mark, sigma) == sigma else None
+        elif plain == "mul" and len(args) > 1 and all(readable(x) for x in args[:2]) and args[0].shape == args[1].shape:
+            # a state times a function of itself (a swish by hand): what takes it is the product, which is not known
+            for x in args[:2]:
+                mark = mark_of(x)
+                if mark in self.taken:
+                    self.taken[mark] = None
         return func(*args, **kwargs)
+
+
+def readable(x: object) -> bool:
+    """Whether a tensor has values that can be noted."""
+    if not isinstance(x, Tensor) or type(x) not in (Tensor, nn.Parameter):
+        return False
+    strided = x.layout == torch.strided and x.device.type != "meta"
+    return strided and x.is_floating_point() and x.ndim > 1 and x.numel() > 0
 
 
 def activations_of(

@@ -240,7 +240,7 @@ def find_layers(
         ValueError: a name or pattern that fits nothing, an empty selection, an unknown kind, nothing found.
         TypeError: a selector of another type.
     """
-    names, kinds = _Names(model), tuple(kinds)
+    names, kinds = _Names(model), (kinds,) if isinstance(kinds, str) else tuple(kinds)
     if layers is None:
         sites, reason = _found(names, kinds)
     else:

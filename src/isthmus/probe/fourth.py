@@ -122,7 +122,7 @@ class FourthMoments:
             setattr(self, name, state[name].to(device, copy=True))
 
 
-def unbiased_dimensions(sums: Sums, fourth: FourthMoments, spectrum: Float[Tensor, "modes"]) -> dict[str, float]:
+def unbiased_dimensions(sums: Sums, fourth: FourthMoments) -> dict[str, float]:
     """The participation ratio about the mean without the bias of finite rows, and of finite neurons as well.
 
     ``(Tr C)²/Tr C²`` with both parts estimated without bias over rows that are independent draws (sums over four
@@ -133,16 +133,14 @@ def unbiased_dimensions(sums: Sums, fourth: FourthMoments, spectrum: Float[Tenso
     Args:
         sums: of the rows.
         fourth: of the same rows.
-        spectrum: singular values of the states about their mean.
     """
     n, fourth = sums.count, fourth.flushed()
     undefined = {"participation_ratio_rows": math.nan, "participation_ratio_both": math.nan}
     if n < 4 or fourth.shift is None:
         return undefined
     centred = fourth.about(sums.mean(STATES), sums)
-    squares = spectrum.square()
     each = sums.products(STATES, STATES)
-    trace, power = float(squares.sum()), float(squares.square().sum())
+    trace, power = sums.traces(STATES)
     # in units of (n − 1)²: S = C/(n − 1), Q = Σ|y|⁴/(n − 1)
     quartic, m = float(centred.size) * (n - 1), n - 1
     top = 2 * power + (n * n - 3 * n + 1) * trace**2 - n * quartic

@@ -261,6 +261,22 @@ class GramSums(Sums):
         values, V = eigenvectors(G)
         return values.clamp_min(0).sqrt()[:, None] * V.T
 
+    def traces(self, block: int) -> tuple[float, float]:
+        """``Tr G`` and ``Tr G²`` of the block's ``G = XᵀX`` about its mean."""
+        self.spectrum_wanted(block)
+        G = self._matrix(block, block, True)
+        return float(G.trace()), float(G.square().sum())
+
+    def largest_share(self, whole: "GramSums") -> float:
+        """The largest part of any one feature's or state's sum of squares, of the whole's, that these rows hold."""
+        found = 0.0
+        for i in (FEATURES, STATES):
+            own, all_ = self._diagonal(i, i, False), whole._diagonal(i, i, False)
+            held = all_ > 0
+            if bool(held.any()):
+                found = max(found, float((own[held] / all_[held]).max()))
+        return found
+
     def rounding(self, block: int) -> float:
         """Relative error of the block's second moments about its mean: it grows with the mean that is taken off."""
         raw, left = (float(self._diagonal(block, block, centred).sum()) for centred in (False, True))

@@ -9,7 +9,7 @@ from torch import Tensor
 from isthmus.activations import Activation, Identity, ReLU
 from isthmus.probe.fourth import FourthMoments, unbiased_dimensions
 from isthmus.probe.gram import GramSums
-from isthmus.probe.perturb import ROWS_FOR_FIRST_ORDER, Nearby, leave_out
+from isthmus.probe.perturb import Nearby, leave_out, small_changes
 from isthmus.probe.projection import Projection, spectral_quantities
 from isthmus.probe.sums import STATES, FactorSums, Sums
 
@@ -272,10 +272,10 @@ class LayerMoments(Moments):
     def without_each(self, shards: Sequence["LayerMoments"], gamma0: float) -> list[dict[str, float]] | None:
         """The quantities without each of the parts, to first order; None where they have to be computed anew."""
         own = self._sums
-        if not isinstance(own, GramSums) or self.count < ROWS_FOR_FIRST_ORDER * self.width:
+        parts = [shard._sums for shard in shards if isinstance(shard._sums, GramSums)]
+        if not isinstance(own, GramSums) or not small_changes(own, parts, self.width):
             return None
         found = []
-        parts = [shard._sums for shard in shards if isinstance(shard._sums, GramSums)]
         spectra = STATES if self.spectra else None
         if spectra is None:
             return None
@@ -316,5 +316,5 @@ def _quantities(
             found |= {"norm": projection.energy() ** 0.5, "rms_norm": (projection.energy() / sums.count) ** 0.5}
             found |= {"condition": projection.condition, "feature_rank": float(projection.rank)}
     if fourth is not None:
-        found |= unbiased_dimensions(sums, fourth, spectra[True])
+        found |= unbiased_dimensions(sums, fourth)
     return found | {"mean_norm": float(sums.mean(STATES).norm())}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from isthmus.probe.gram import GramSums
 from isthmus.probe.moments import STATES, LayerMoments, Moments, checked_rows
-from isthmus.probe.perturb import ROWS_FOR_FIRST_ORDER, Nearby, leave_out
+from isthmus.probe.perturb import Nearby, leave_out, small_changes
 from isthmus.probe.projection import Projection
 
 STEP = 2  # block of the differences
@@ -134,9 +134,9 @@ class PairMoments(Moments):
     def without_each(self, shards: Sequence["PairMoments"], gamma0: float) -> list[dict[str, float]] | None:
         """The quantities without each of the parts, to first order; None where they have to be computed anew."""
         own = self._sums
-        if not isinstance(own, GramSums) or self.count < ROWS_FOR_FIRST_ORDER * self.width:
-            return None
         parts = [shard._sums for shard in shards if isinstance(shard._sums, GramSums)]
+        if not isinstance(own, GramSums) or not small_changes(own, parts, self.width):
+            return None
         left = leave_out(own, parts, (STATES, STEP), gamma0, False, None)
         return [
             _quantities(one.sums.count, one.projections[False], self._rows - shard._rows.to(self.device), gamma0)

@@ -21,6 +21,17 @@ from isthmus.probe.projection import Projection, project_itself
 ROWS_FOR_FIRST_ORDER = 4
 
 
+# A group that holds more than this many times its fair share of one feature is no small part of what is inverted.
+FAIR = 3.0
+
+
+def small_changes(whole: GramSums, parts: Sequence[GramSums], width: int) -> bool:
+    """Whether leaving any part out is a small change: enough rows, and no part holds a feature almost by itself."""
+    if whole.count < ROWS_FOR_FIRST_ORDER * width:
+        return False
+    return all(part.largest_share(whole) * whole.count <= FAIR * max(part.count, 1) for part in parts)
+
+
 @dataclass(frozen=True)
 class Nearby:
     """A `Projection` after a small change of its sums; it answers what quantities ask of one.

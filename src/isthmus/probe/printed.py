@@ -14,6 +14,7 @@ SHOWN = {
     "participation_ratio_rows": "dimension",
     "participation_ratio_rows_se": "± s.e.",
     "two_nn": "TwoNN",
+    "two_nn_se": "± s.e.",
     "coi_stable": "stable COI",
     "coi": "exact COI",
     "stable_rank": "stable rk",
@@ -41,6 +42,7 @@ def printed(profile: "Profile") -> str:
         f"{profile.samples} samples; dimension: participation ratio about the mean, without the bias of finite rows"
     )
     lines.append(f"cost of identity (COI) with {sigmas}, gamma0 = {profile.gamma0:g}")
+    lines += cost_lines(profile)
     lines += neighbour_lines(profile)
     lines += [f"effective depth of {name}: {depth}" for name, depth in profile.effective_depth.items()]
     lines += [f"path along {name}: {path}" for name, path in profile.paths.items()]
@@ -57,11 +59,27 @@ def printed(profile: "Profile") -> str:
 def neighbour_lines(profile: "Profile") -> list[str]:
     """Why layers have no dimension by neighbours, grouped."""
     reasons: dict[str, list[str]] = {}
+    changes = []
     for layer, record in zip(profile.layers, profile.records, strict=True):
         found = record.neighbours
         if found is not None and not found.trusted:
             reasons.setdefault(found.doubts[0] if found.doubts else "not to be trusted", []).append(layer)
-    return [f"no TwoNN of {listed(names)}: {reason}" for reason, names in reasons.items()]
+        elif found is not None and found.doubts:
+            changes.append(layer)
+    lines = [f"no TwoNN of {listed(names)}: {reason}" for reason, names in reasons.items()]
+    if changes:
+        lines.append(
+            f"TwoNN of {listed(changes)} is in doubt (of copies, or it changes with scale): "
+            "Profile.neighbour_dimension(layer).doubts, Profile.dimension_by_scale(layer)"
+        )
+    return lines
+
+
+def cost_lines(profile: "Profile") -> list[str]:
+    """Where the cost of identity is no dimension."""
+    costs, widths = profile.columns.get("coi_stable", []), profile.columns["width"]
+    above = [n for n, cost, width in zip(profile.layers, costs, widths, strict=True) if cost and cost > width]
+    return [f"COI above the width, so no dimension: {listed(above)}; quote the column dimension"] if above else []
 
 
 def _hamiltonian_lines(profile: "Profile") -> list[str]:

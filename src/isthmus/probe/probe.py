@@ -16,7 +16,7 @@ from isthmus.activations import Activation
 from isthmus.flow import momenta, path
 from isthmus.model import LeakyResNet
 from isthmus.probe.axes import guards
-from isthmus.probe.batches import batches, device_of, raise_failed, to_device
+from isthmus.probe.batches import batches, copied, device_of, raise_failed, to_device
 from isthmus.probe.capture import Capture, same_bits, undisturbed
 from isthmus.probe.consumers import activations_of
 from isthmus.probe.evidence import Trail, followed
@@ -184,8 +184,7 @@ def _read_hooks(model: nn.Module, sites: list[Site], data: _Limit, reader: Reade
         whole = enumerate(data)
         first = list(islice(whole, 1))
         # the first batch twice: what the network makes without hooks is what it must make with them
-        with reader.consumers.watching(model):
-            alone = [_pass(model, batch, number, reader, run) for number, batch in first]
+        alone = [_alone(model, batch, number, reader, run) for number, batch in first]
         with (
             asked_layers(reader.modules, lambda: reader.masks),
             guards(reader.modules, lambda: reader.rank, reader.packs, lambda text: reader.doubts.update({text: None})),
@@ -227,6 +226,23 @@ def _pass(
     if capture is not None:
         reader.end()
     return output
+
+
+def _alone(model: nn.Module, batch: object, number: int, reader: Reader, run: _Run) -> object:
+    """The network's output on a copy of a batch, which it may change, while it is watched which σ takes what."""
+
+    def once() -> object:
+        return _pass(model, copied(batch), number, reader, run)
+
+    try:
+        with reader.consumers.watching(model):
+            return once()
+    except NotImplementedError as error:
+        if "HigherOrderOperator" not in str(error):
+            raise
+    reader.consumers.taken.clear()
+    reader.consumers.unwatched = "it runs operators that take functions (flex_attention, cond)"
+    return once()
 
 
 HOOKS_CHANGE = (

@@ -16,7 +16,7 @@ from isthmus.probe.find import Skipped
 from isthmus.probe.hamiltonian import HamiltonianEstimate, estimates
 from isthmus.probe.moments import LayerMoments
 from isthmus.probe.overlap import Overlap, neighbourhood_overlap
-from isthmus.probe.printed import printed
+from isthmus.probe.printed import SHOWN, printed
 from isthmus.probe.quantities import null_control
 from isthmus.probe.records import EffectiveDepth, LayerRecord, merged
 from isthmus.probe.trajectory import PathEstimate, PathMoments, estimate
@@ -106,7 +106,9 @@ class Profile(Mapping[str, list[Any]]):
 
     def __getitem__(self, name: str) -> list[Any]:
         if name not in self.columns:
-            raise KeyError(f"no column {name!r}; there are {', '.join(self.columns)}")
+            key = next((key for key, head in SHOWN.items() if head == name), None)
+            printed_as = f"; {name!r} is the head of {key!r}" if key else ""
+            raise KeyError(f"no column {name!r}{printed_as}; there are {', '.join(self.columns)}")
         return self.columns[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -237,8 +239,27 @@ class Profile(Mapping[str, list[Any]]):
         """
         return estimates(self, effective_depth)
 
+    def narrowest(self) -> str:
+        """The layer of the least dimension, the participation ratio corrected for finite rows.
+
+        Of states of a stream where there is one, else of all layers but the last, the output.
+
+        Raises:
+            ValueError: the dimension is defined nowhere: too few rows.
+        """
+        rows = list(range(len(self.records)))
+        stream = [i for i in rows if self.records[i].kind in ("stream", "block", "state")]
+        known = self.columns.get("participation_ratio_rows", [])
+        told = [i for i in stream or rows[: max(1, len(rows) - 1)] if known and known[i] is not None]
+        if not told:
+            raise ValueError("no layer's dimension is defined: a corrected participation ratio needs four rows or more")
+        return self.layers[min(told, key=lambda i: known[i])]
+
     def idle(self) -> list[str]:
-        """Layers with a step, the idlest first, by ``‖ΔA‖/‖A‖``; what dropping them costs, `simplify` says."""
+        """All layers with a step, the idlest first, by ``‖ΔA‖/‖A‖``; what dropping them costs, `simplify` says.
+
+        The page calls a layer idle where it moves the state by less than 10 %.
+        """
         steps = [
             (s, n) for s, n in zip(self.columns.get("step_change", []), self.layers, strict=False) if s is not None
         ]

@@ -23,6 +23,8 @@ from isthmus.probe.records import LayerRecord
 from isthmus.probe.rows import Choice, Positions, Reading, Unreadable, matching, pick, shards_for, to_positions
 from isthmus.probe.trajectory import Walks
 
+TAKEN = "the identity was taken, and activation= says another"
+DIVIDED = f"what takes it is no nonlinearity that is known, or several; {TAKEN}"
 # Beyond this many calls of one module in a pass (a recurrent cell, say), the others are left out, with a reason.
 MOST_CALLS = 32
 
@@ -61,6 +63,7 @@ class Reader:
     other_outputs: dict[str, Skipped] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     samples: int = 0
+    begun: int = 0
     # of the batch that runs now
     batch: int | None = None
     masks: Masks = field(default_factory=Masks)
@@ -88,6 +91,7 @@ class Reader:
     def begin(self, batch: int | None, masks: Masks | None = None) -> None:
         """A batch starts: its number of samples, if known, and its padding."""
         self.batch, self.masks, self.last = batch, masks or Masks(), None
+        self.begun += 1
         self.waiting, self.packed = {}, None
         self.walks.begin()
         self.draws.begin()
@@ -104,6 +108,8 @@ class Reader:
 
     def judge(self, trail: Trail) -> None:
         """After all batches: what blocks took and returned decides which are a stack, and which were read right."""
+        if self.consumers.unwatched is not None and not isinstance(self.activation, Activation):
+            self.doubts[f"what takes the states was not seen, {self.consumers.unwatched}: {TAKEN}"] = None
         self.doubts |= dict.fromkeys(trail.doubts)
         for name, place in self.presumed.items():
             if trail.place_of(name) not in (place, None):
@@ -135,7 +141,9 @@ class Reader:
         if name not in self.sigmas:
             self.sigmas[name] = self.consumers.of(x)
             if self.consumers.divided(x):
-                self.doubts[f"{name}: two nonlinearities take it; its cost of identity is that of neither"] = None
+                self.doubts[f"{name}: {DIVIDED}"] = None
+            elif self.begun > 1:
+                self.doubts[f"{name}: ran after the first batch only, so what takes it was not seen; {TAKEN}"] = None
         return self.sigmas[name]
 
     @torch.no_grad()
@@ -159,6 +167,8 @@ class Reader:
         choice = matching(self.reading.output, site.name)
         where, picked, others = pick(event.output, cast(Choice | None, choice), event.preferred)
         x = picked.detach()
+        if not x.numel() and (site.name, event.call) not in self.records:
+            return None  # nothing came yet: an expert without tokens, say
         if without_batch(site.module, x):
             raise Unreadable(f"of shape {tuple(x.shape)}: a {type(site.module).__name__} without a batch dimension")
         axes = self.axes.setdefault(site.name, axes_of(site.name, self.modules))
@@ -341,7 +351,7 @@ class Reader:
             self.notes[f"{site.name}: no step, the state before it is not the same in every batch"] = None
         self._update(record, after, before)
         if record.kept is not None:
-            priorities = self.draws.of(self.samples, *after.values.shape[:2])
+            priorities = self.draws.of(self.samples, after.values)
             own = slice(None) if after.keep is None else after.keep.cpu()
             record.kept.update(after.shard(0, 1, self.samples), priorities[own].flatten())
 

@@ -12,7 +12,7 @@ from isthmus.activations import ReLU
 from isthmus.flow import path
 from isthmus.model import LeakyResNet
 from isthmus.probe.axes import guards
-from isthmus.probe.batches import device_of, raise_failed, to_device
+from isthmus.probe.batches import copied, device_of, raise_failed, to_device
 from isthmus.probe.capture import Capture, Event, same_bits, undisturbed
 from isthmus.probe.evidence import Trail, followed
 from isthmus.probe.find import Site, Skipped, pattern_matches, walk
@@ -136,7 +136,7 @@ class Hooked:
         if self._capture is not None:
             self._run(given, number, self._capture)
         else:
-            alone = self._run(given, number, None)
+            alone = self._run(copied(given), number, None)
             self._stack.enter_context(asked_layers(reader.modules, lambda: reader.masks))
             doubt = reader.doubts
             self._stack.enter_context(

@@ -4,6 +4,7 @@ Both hold blocks of columns side by side, ``[1 | σ(A) | A | …]``; the 1 gives
 about the mean without cancellation: R without its first row and column is the factor of the centred columns.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
@@ -73,9 +74,13 @@ class Sums(ABC):
     def root(self, block: int) -> Tensor:
         """Some matrix with the same ``XᵀX`` as the centred block."""
 
+    @abstractmethod
+    def traces(self, block: int) -> tuple[float, float]:
+        """``Tr G`` and ``Tr G²`` of the block's ``G = XᵀX`` about its mean."""
+
+    @abstractmethod
     def rounding(self, block: int) -> float:
         """Relative error of the block's second moments about its mean, estimated."""
-        return EPS64
 
     @abstractmethod
     def along(self, block: int, direction: Tensor) -> Tensor:
@@ -176,6 +181,17 @@ class FactorSums(Sums):
     def root(self, block: int) -> Tensor:
         """Some matrix with the same ``XᵀX`` as the centred block."""
         return self._columns(block, True)
+
+    def traces(self, block: int) -> tuple[float, float]:
+        """``Tr G`` and ``Tr G²`` of the block's ``G = XᵀX`` about its mean."""
+        columns = self._columns(block, True)
+        G = columns @ columns.T if len(columns) < columns.shape[1] else columns.T @ columns
+        return float(G.trace()), float(G.square().sum())
+
+    def rounding(self, block: int) -> float:
+        """Relative error of the block's second moments about its mean: the rows were rounded with their mean."""
+        whole, left = (float(self._columns(block, centred).square().sum()) for centred in (False, True))
+        return EPS64 * (whole / left) ** 0.5 if left > 0 else math.inf
 
     def along(self, block: int, direction: Tensor) -> Tensor:
         """``XᵀX v`` of the centred block."""
