@@ -135,8 +135,7 @@ def lens(model: nn.Module, data: list[object]) -> None:
     import torchlens
 
     for batch in data:
-        args, kwargs = ([], batch) if isinstance(batch, dict) else ([batch], {})
-        torchlens.log_forward_pass(model, args, kwargs)
+        torchlens.trace(model, () if isinstance(batch, dict) else (batch,), batch if isinstance(batch, dict) else None)
 
 
 def contest(name: str, rounds: int, peers: bool) -> list[dict]:

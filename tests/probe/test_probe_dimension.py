@@ -253,3 +253,5 @@ def test_a_constant_state_has_no_dimension():
     for dtype in (F64, torch.float32):
         profile = probe(net.to(dtype), torch.randn(200, 5, dtype=dtype))
         assert profile[ROWS] == [None, None]
+        for name in (PLAIN, "rank_1e-2_centred", "effective_rank_centred"):
+            assert profile[name][0] in (None, 0.0), name

@@ -1,6 +1,5 @@
 """Sums of squares over samples: the faster way to a layer's quantities, at the price of a squared condition."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -280,7 +279,7 @@ class GramSums(Sums):
     def rounding(self, block: int) -> float:
         """Relative error of the block's second moments about its mean: it grows with the mean that is taken off."""
         raw, left = (float(self._diagonal(block, block, centred).sum()) for centred in (False, True))
-        return self.noise * raw / left if left > 0 else math.inf
+        return self.noise * raw / abs(left) if left else 0.0
 
     def along(self, block: int, direction: Tensor) -> Tensor:
         """``XᵀX v`` of the centred block."""

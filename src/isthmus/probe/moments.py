@@ -1,5 +1,6 @@
 """`LayerMoments`: everything the quantities of one layer need, in one pass over samples and memory O(width²)."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -7,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.activations import Activation, Identity, ReLU
-from isthmus.probe.fourth import FourthMoments, unbiased_dimensions
+from isthmus.probe.fourth import MOST_ROUNDING, FourthMoments, unbiased_dimensions
 from isthmus.probe.gram import GramSums
 from isthmus.probe.perturb import Nearby, leave_out, small_changes
 from isthmus.probe.projection import Projection, spectral_quantities
@@ -250,7 +251,8 @@ class LayerMoments(Moments):
           arXiv:2405.17573; coi_off_image: relative size of what coi drops (the strict value is infinite unless 0).
         - coi_error, coi_stable_error: relative error by rounding, estimated.
         - stable_rank, nuclear_rank, participation_ratio, effective_rank, rank_1e-2 of A: see
-          `isthmus.probe.projection.spectral_quantities`.
+          `isthmus.probe.projection.spectral_quantities`. About the mean NaN where rounding, of states with a far
+          greater mean, is more than a thousandth of what is left.
         - participation_ratio_rows, participation_ratio_both: about the mean, without the bias of finite rows, and of
           finite neurons as well; NaN where they cannot be had: see `isthmus.probe.fourth.unbiased_dimensions`.
         - norm ``‖A‖_F``, rms_norm of a row, mean_norm of the mean row; condition and feature_rank of the features;
@@ -311,7 +313,9 @@ def _quantities(
             "coi_stable_error" + suffix: projection.stable_error(gamma0=gamma0),
         }
         if centred in spectra:
-            found |= spectral_quantities(spectra[centred], suffix)
+            ranks = spectral_quantities(spectra[centred], suffix)
+            lost = centred and sums.rounding(STATES) > MOST_ROUNDING
+            found |= dict.fromkeys(ranks, math.nan) if lost else ranks
         if not centred:
             found |= {"norm": projection.energy() ** 0.5, "rms_norm": (projection.energy() / sums.count) ** 0.5}
             found |= {"condition": projection.condition, "feature_rank": float(projection.rank)}

@@ -4,7 +4,6 @@ Both hold blocks of columns side by side, ``[1 | σ(A) | A | …]``; the 1 gives
 about the mean without cancellation: R without its first row and column is the factor of the centred columns.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
@@ -80,7 +79,7 @@ class Sums(ABC):
 
     @abstractmethod
     def rounding(self, block: int) -> float:
-        """Relative error of the block's second moments about its mean, estimated."""
+        """Relative error of the block's second moments about its mean, estimated; 0 where these vanish."""
 
     @abstractmethod
     def along(self, block: int, direction: Tensor) -> Tensor:
@@ -191,7 +190,7 @@ class FactorSums(Sums):
     def rounding(self, block: int) -> float:
         """Relative error of the block's second moments about its mean: the rows were rounded with their mean."""
         whole, left = (float(self._columns(block, centred).square().sum()) for centred in (False, True))
-        return EPS64 * (whole / left) ** 0.5 if left > 0 else math.inf
+        return EPS64 * (whole / left) ** 0.5 if left > 0 else 0.0
 
     def along(self, block: int, direction: Tensor) -> Tensor:
         """``XᵀX v`` of the centred block."""
