@@ -283,3 +283,15 @@ def test_a_network_that_writes_into_its_input_gets_it_as_it_was():
     profile = probe(net, x)
     assert profile["norm"][0] == pytest.approx(expected, rel=1e-5)
     assert torch.equal(x, 0.5 * given)  # once, as the network alone would
+
+
+def test_calls_of_one_layer_have_a_sigma_each():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.a(torch.relu(self.a(x)))
+
+    assert probe(Twice(), torch.randn(40, 6))["activation"] == ["ReLU(append_one=True)", NONE]

@@ -83,8 +83,8 @@ class Reader:
     draws: Draws = field(default_factory=Draws)
     walks: Walks = field(default_factory=Walks)
     consumers: Consumers = field(default_factory=Consumers)
-    # σ by the name of the state, once known
-    sigmas: dict[str, Activation] = field(default_factory=dict)
+    # σ by the name of the state and its call, once known
+    sigmas: dict[tuple[str, int], Activation] = field(default_factory=dict)
     # what could not be checked
     doubts: dict[str, None] = field(default_factory=dict)
 
@@ -131,20 +131,21 @@ class Reader:
         self.walks.drop((*trail.apart, *trail.changed))
         self.notes |= dict.fromkeys(self.walks.notes)
 
-    def activation_of(self, name: str, x: Tensor) -> Activation:
+    def activation_of(self, name: str, x: Tensor, call: int = 0) -> Activation:
         """σ of one state: the caller's, else what took the state in when it was first seen."""
         if isinstance(self.activation, Activation):
             return self.activation
         given = matching(self.activation or {}, name)
         if given is not None:
             return cast(Activation, given)
-        if name not in self.sigmas:
-            self.sigmas[name] = self.consumers.of(x)
+        key = name, call
+        if key not in self.sigmas:
+            self.sigmas[key] = self.consumers.of(x)
             if self.consumers.divided(x):
                 self.doubts[f"{name}: {DIVIDED}"] = None
             elif self.begun > 1:
                 self.doubts[f"{name}: ran after the first batch only, so what takes it was not seen; {TAKEN}"] = None
-        return self.sigmas[name]
+        return self.sigmas[key]
 
     @torch.no_grad()
     def event(self, event: Event) -> object:
@@ -193,8 +194,8 @@ class Reader:
             before = None
         compared = None if before is None else like(before)
         label = after.label + (f", output{where}" if where else "")
-        sigma = self.activation_of(site.name, x)
-        sigma_before = sigma if before is None else self.activation_of(name, before)
+        sigma = self.activation_of(site.name, x, event.call)
+        sigma_before = sigma if before is None else self.activation_of(name, before, event.call)
         dtype = str(x.dtype).removeprefix("torch.")
         self.add(site, event.call, after, compared, name, label, dtype, stack, sigma, sigma_before)
         if compared is not None and site.kind == "block" and not event.call:
