@@ -115,6 +115,8 @@ def mark_of(x: Tensor) -> Mark:
     """Shape, type, sum and some entries: what tells a state from all others of a pass."""
     x = x.detach()
     flat = x.flatten()
+    if not len(flat):
+        return tuple(x.shape), x.dtype, b"", b""
     places = torch.arange(1, SAMPLED + 1, dtype=torch.float64).mul_(GOLDEN).frac_().mul_(len(flat)).long()
     some = flat[places.to(x.device)].cpu()
     total = float(x.sum(dtype=torch.float64 if x.device.type != "mps" else torch.float32))

@@ -168,7 +168,7 @@ class Reader:
         choice = matching(self.reading.output, site.name)
         where, picked, others = pick(event.output, cast(Choice | None, choice), event.preferred)
         x = picked.detach()
-        if not x.numel() and (site.name, event.call) not in self.records:
+        if not x.numel() and self.batch and (site.name, event.call) not in self.records:
             return None  # nothing came yet: an expert without tokens, say
         if without_batch(site.module, x):
             raise Unreadable(f"of shape {tuple(x.shape)}: a {type(site.module).__name__} without a batch dimension")
