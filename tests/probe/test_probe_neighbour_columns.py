@@ -117,3 +117,12 @@ def test_the_draw_is_uniform():
         hits[kept.rows[:, 0].long()] += 1
     # 300 draws of a quarter: mean 75, deviation 7.5; the greatest of 40 deviations is below four of them
     assert float((hits - 75).abs().max()) < 4 * math.sqrt(300 * 0.25 * 0.75)
+
+
+def test_parts_of_the_data_draw_rows_of_their_own():
+    x = torch.randn(400, 3)
+    one, two = (probe(net(), part, neighbours=50, batch_size=100) for part in (x[:200], x[200:]))
+    same = torch.isin(one.record("0").kept.priorities, two.record("0").kept.priorities)
+    assert not bool(same.any())
+    again = probe(net(), x[:200], neighbours=50, batch_size=100)
+    assert torch.equal(again.record("0").kept.priorities, one.record("0").kept.priorities)
