@@ -20,6 +20,7 @@ from isthmus.probe.comparison import Comparison, Control
 from isthmus.probe.find import KINDS, Skipped, find_layers, stacks, unwrap
 from isthmus.probe.inputs import Forward
 from isthmus.probe.masks import Mask
+from isthmus.probe.printed import listed
 from isthmus.probe.rows import Choice, Reading
 from isthmus.probe.similarity import (
     LEAST_ROWS,
@@ -355,9 +356,8 @@ def _doubts(taken: Pass, found: Comparison) -> list[str]:
     wide = [n for n, w in {**_widths(found, 0), **_widths(found, 1)}.items() if w >= found.rows]
     if wide:
         said.append(
-            f"biased CKA tends to 1 where the width is not well below the rows ({found.rows}): {', '.join(wide[:6])}"
-            + (f" and {len(wide) - 6} more" if len(wide) > 6 else "")
-            + "; so does the Procrustes distance to 0; read the debiased one"
+            f"biased CKA tends to 1 where the width is not well below the rows ({found.rows}): {listed(wide)}"
+            "; so does the Procrustes distance to 0; read the debiased one"
         )
     if found.cka_error is not None:
         low = found.cka - found.factor * found.cka_error
@@ -376,9 +376,7 @@ def _doubts(taken: Pass, found: Comparison) -> list[str]:
     if shuffled is not None and shuffled.highest > SORTED + 3 / math.sqrt(found.samples):
         said.append(_unshuffled(found, shuffled.highest))
     if random is not None and random.not_above:
-        names, more = random.not_above[:6], len(random.not_above) - 6
-        listed = ", ".join(names) + (f" and {more} more" if more > 0 else "")
-        said.append(f"no more alike than with shuffled weights: {listed}")
+        said.append(f"no more alike than with shuffled weights: {listed(random.not_above)}")
     return said
 
 

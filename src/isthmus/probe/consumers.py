@@ -91,23 +91,15 @@ class Entrywise(Activation):
 
 KNOWN: dict[str, type[Activation]] = ACTIVATIONS | {"entrywise": Entrywise}
 
-# Entrywise operators that are none of these functions, or depend on numbers of their own: what they take is in doubt.
-OTHER = (
-    *(
-        "leaky_relu",
-        "elu",
-        "celu",
-        "softplus",
-        "hardtanh",
-        "hardsigmoid",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "threshold",
-    ),
-    *("_prelu_kernel", "maximum", "minimum", "where", "sin", "cos", "sign", "abs", "exp", "softshrink", "hardshrink"),
-    *("log_sigmoid", "log_sigmoid_forward", "rrelu_with_noise", "relu6"),
-)
+# Entrywise operators that are none of these functions, or depend on numbers of their own, and how many of their first
+# arguments may be states: what they take is in doubt.
+OTHER = dict.fromkeys(
+    (
+        "leaky_relu elu celu softplus hardtanh hardsigmoid clamp clamp_min clamp_max threshold _prelu_kernel "
+        "sin cos sign abs exp softshrink hardshrink log_sigmoid log_sigmoid_forward rrelu_with_noise relu6"
+    ).split(),
+    1,
+) | {"maximum": 2, "minimum": 2, "where": 3}
 Mark = tuple[tuple[int, ...], torch.dtype, bytes, bytes]
 
 
@@ -123,9 +115,8 @@ def mark_of(x: Tensor) -> Mark:
     return tuple(x.shape), x.dtype, struct.pack("d", total), some.view(torch.uint8).numpy().tobytes()
 
 
-def _sigma(operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Activation | None:
-    """What an operator of torch is, None: no nonlinearity of those known."""
-    name = operator.removeprefix("aten::").rstrip("_")
+def _sigma(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Activation | None:
+    """What an operator of torch is, by its bare name; None: no nonlinearity of those known."""
     given = args[1:]
     bound = (*given, kwargs.get("min", kwargs.get("other")))[0]
     floor = name in ("clamp_min", "clamp") and isinstance(bound, int | float) and bound == 0
@@ -151,14 +142,9 @@ class Consumers:
     # why the network could not be watched
     unwatched: str | None = None
 
-    def of(self, x: Tensor) -> Activation:
-        """σ of a state: what took it, else the identity without an appended 1."""
-        return self.taken.get(mark_of(x)) or WITHOUT
-
-    def divided(self, x: Tensor) -> bool:
-        """Whether two different nonlinearities take the state, or one that is not known."""
-        mark = mark_of(x)
-        return mark in self.taken and self.taken[mark] is None
+    def of(self, x: Tensor) -> Activation | None:
+        """σ of a state: what took it, else the identity without an appended 1; None: several, or one not known."""
+        return self.taken.get(mark_of(x), WITHOUT)
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
@@ -182,15 +168,14 @@ class _Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = func._schema.name
-        plain = name.removeprefix("aten::").rstrip("_")
+        name = func._schema.name.removeprefix("aten::").rstrip("_")
         sigma = _sigma(name, args, kwargs)
-        if sigma is not None or plain in OTHER:
-            for x in args[: 3 if plain == "where" else 2 if plain in ("maximum", "minimum") else 1]:
+        if sigma is not None or name in OTHER:
+            for x in args[: OTHER.get(name, 1)]:
                 if readable(x):
                     mark = mark_of(x)
                     self.taken[mark] = sigma if self.taken.get(mark, sigma) == sigma else None
-        elif plain == "mul" and len(args) > 1 and all(readable(x) for x in args[:2]) and args[0].shape == args[1].shape:
+        elif name == "mul" and len(args) > 1 and all(readable(x) for x in args[:2]) and args[0].shape == args[1].shape:
             # a state times a function of itself (a swish by hand): what takes it is the product, which is not known
             for x in args[:2]:
                 mark = mark_of(x)

@@ -11,6 +11,7 @@ from isthmus.probe.gram import dots
 from isthmus.probe.sums import STATES, Sums
 from isthmus.probe.tsqr import pieces
 
+NAMES = ("size", "along", "cubes", "fourths")  # of what is summed
 # Rows worked on at once.
 BLOCK_ROWS = 256
 # Relative rounding of a dimension's numerator or denominator above which it is not given.
@@ -103,7 +104,7 @@ class FourthMoments:
         moved = other.about(self.shift.to(other.along.device), others)
         made = FourthMoments(len(self.along), self.along.device)
         made.shift = self.shift
-        for name in ("size", "along", "cubes", "fourths"):
+        for name in NAMES:
             setattr(made, name, getattr(self, name).add(getattr(moved, name).to(self.along.device), alpha=sign))
         return made
 
@@ -111,14 +112,13 @@ class FourthMoments:
         """Tensors that hold everything."""
         whole = self.flushed()
         shift = whole.along.new_zeros(0) if whole.shift is None else whole.shift.clone()
-        names = ("size", "along", "cubes", "fourths")
-        return {"shift": shift} | {name: getattr(whole, name).clone() for name in names}
+        return {"shift": shift} | {name: getattr(whole, name).clone() for name in NAMES}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take such a state."""
         device, self._filled = self.along.device, 0
         self.shift = state["shift"].to(device) if len(state["shift"]) else None
-        for name in ("size", "along", "cubes", "fourths"):
+        for name in NAMES:
             setattr(self, name, state[name].to(device, copy=True))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from isthmus.activations import Activation, Identity, ReLU
 from isthmus.probe.fourth import MOST_ROUNDING, FourthMoments, unbiased_dimensions
 from isthmus.probe.gram import GramSums
-from isthmus.probe.perturb import Nearby, leave_out, small_changes
+from isthmus.probe.perturb import Nearby, leave_out, small_parts
 from isthmus.probe.projection import Projection, spectral_quantities
 from isthmus.probe.sums import STATES, FactorSums, Sums
 
@@ -265,7 +265,7 @@ class LayerMoments(Moments):
             ValueError: no rows yet, or γ_0 not positive.
         """
         self._some()
-        _positive(gamma0)
+        checked_gamma0(gamma0)
         projections = {centred: self._sums.project((STATES,), centred) for centred in (False, True)}
         spectra = {centred: self.spectrum(centred) for centred in (False, True)} if self.spectra else {}
         return _quantities(self._sums, projections, spectra, self._fourth, gamma0)
@@ -273,23 +273,24 @@ class LayerMoments(Moments):
     @torch.no_grad()
     def without_each(self, shards: Sequence["LayerMoments"], gamma0: float) -> list[dict[str, float]] | None:
         """The quantities without each of the parts, to first order; None where they have to be computed anew."""
-        own = self._sums
-        parts = [shard._sums for shard in shards if isinstance(shard._sums, GramSums)]
-        if not isinstance(own, GramSums) or not small_changes(own, parts, self.width):
+        small = small_parts(self._sums, [shard._sums for shard in shards], self.width) if self.spectra else None
+        if small is None:
             return None
         found = []
-        spectra = STATES if self.spectra else None
-        if spectra is None:
-            return None
-        for shard, left in zip(shards, leave_out(own, parts, (STATES,), gamma0, True, spectra), strict=True):
+        for shard, left in zip(shards, leave_out(*small, (STATES,), gamma0, True, STATES), strict=True):
             fourth = self._fourth
             if fourth is not None and shard._fourth is not None:
-                fourth = fourth.combined(own, shard._fourth, shard._sums, -1)
+                fourth = fourth.combined(self._sums, shard._fourth, shard._sums, -1)
             found.append(_quantities(left.sums, left.projections, left.spectra, fourth, gamma0))
         return found
 
 
-def _positive(gamma0: float) -> None:
+def checked_gamma0(gamma0: float) -> None:
+    """Refuse a γ_0 that is not positive.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not gamma0 > 0:
         raise ValueError(f"gamma0 must be positive, got {gamma0}")
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from isthmus.probe.gram import GramSums
-from isthmus.probe.moments import STATES, LayerMoments, Moments, checked_rows
-from isthmus.probe.perturb import Nearby, leave_out, small_changes
+from isthmus.probe.moments import STATES, LayerMoments, Moments, checked_gamma0, checked_rows
+from isthmus.probe.perturb import Nearby, leave_out, small_parts
 from isthmus.probe.projection import Projection
 
 STEP = 2  # block of the differences
@@ -126,18 +125,16 @@ class PairMoments(Moments):
             ValueError: no rows yet, or γ_0 not positive.
         """
         self._some()
-        if not gamma0 > 0:
-            raise ValueError(f"gamma0 must be positive, got {gamma0}")
+        checked_gamma0(gamma0)
         return _quantities(self.count, self._sums.project((STATES, STEP)), self._rows, gamma0)
 
     @torch.no_grad()
     def without_each(self, shards: Sequence["PairMoments"], gamma0: float) -> list[dict[str, float]] | None:
         """The quantities without each of the parts, to first order; None where they have to be computed anew."""
-        own = self._sums
-        parts = [shard._sums for shard in shards if isinstance(shard._sums, GramSums)]
-        if not isinstance(own, GramSums) or not small_changes(own, parts, self.width):
+        small = small_parts(self._sums, [shard._sums for shard in shards], self.width)
+        if small is None:
             return None
-        left = leave_out(own, parts, (STATES, STEP), gamma0, False, None)
+        left = leave_out(*small, (STATES, STEP), gamma0, False, None)
         return [
             _quantities(one.sums.count, one.projections[False], self._rows - shard._rows.to(self.device), gamma0)
             for shard, one in zip(shards, left, strict=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from isthmus.probe.decompose import eigenvectors
 from isthmus.probe.gram import GramSums
 from isthmus.probe.projection import Projection, project_itself
+from isthmus.probe.sums import Sums
 
 # Fewer rows than these, in widths: leaving a group out is no small change of what the exact norm inverts.
 ROWS_FOR_FIRST_ORDER = 4
@@ -25,11 +26,13 @@ ROWS_FOR_FIRST_ORDER = 4
 FAIR = 3.0
 
 
-def small_changes(whole: GramSums, parts: Sequence[GramSums], width: int) -> bool:
-    """Whether leaving any part out is a small change: enough rows, and no part holds a feature almost by itself."""
-    if whole.count < ROWS_FOR_FIRST_ORDER * width:
-        return False
-    return all(part.largest_share(whole) * whole.count <= FAIR * max(part.count, 1) for part in parts)
+def small_parts(whole: Sums, parts: Sequence[Sums], width: int) -> tuple[GramSums, list[GramSums]] | None:
+    """The sums, where leaving any part out is a small change: enough rows, no part with a feature almost by itself."""
+    own = [part for part in parts if isinstance(part, GramSums)]
+    if not isinstance(whole, GramSums) or whole.count < ROWS_FOR_FIRST_ORDER * width:
+        return None
+    small = all(part.largest_share(whole) * whole.count <= FAIR * max(part.count, 1) for part in own)
+    return (whole, own) if small else None
 
 
 @dataclass(frozen=True)

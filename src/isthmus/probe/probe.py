@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.activations import Activation
-from isthmus.flow import momenta, path
+from isthmus.flow import momenta
 from isthmus.model import LeakyResNet
 from isthmus.probe.axes import guards
 from isthmus.probe.batches import batches, copied, device_of, raise_failed, to_device
 from isthmus.probe.capture import Capture, same_bits, undisturbed
 from isthmus.probe.consumers import activations_of
 from isthmus.probe.evidence import Trail, followed
-from isthmus.probe.find import KINDS, Site, Skipped, find_layers, pattern_matches, unwrap, walk
+from isthmus.probe.find import KINDS, Site, Skipped, find_layers, unwrap, walk
 from isthmus.probe.inputs import Forward, call_of, doubt_of, samples_in, weight_of
 from isthmus.probe.masks import Mask, asked_layers, masks_of
 from isthmus.probe.momenta import PenalisedLoss, penalised_loss
@@ -30,6 +30,7 @@ from isthmus.probe.reader import Reader
 from isthmus.probe.records import LayerRecord
 from isthmus.probe.removal import Loss
 from isthmus.probe.rows import Choice, Positions, Reading
+from isthmus.probe.states import trajectory_names, trajectory_of
 
 
 def probe(
@@ -252,16 +253,7 @@ HOOKS_CHANGE = (
 
 
 def _leaky_sites(model: LeakyResNet, layers: object) -> tuple[list[Site], list[Skipped]]:
-    names = [f"A_{i}" for i in range(model.depth + 1)]
-    wanted = [layers] if isinstance(layers, str) else layers
-    if wanted is not None:
-        if not isinstance(wanted, list | tuple | set) or not all(isinstance(w, str) for w in wanted):
-            raise TypeError("layers: of a LeakyResNet expected names or patterns of its states, such as 'A_0' or 'A_*'")
-        chosen = [n for n in names if any(pattern_matches(w, n) for w in wanted)]
-        if not chosen:
-            raise ValueError(f"layers: no state fits {list(wanted)!r}; the states are 'A_0' to 'A_{model.depth}'")
-    else:
-        chosen = names
+    names, chosen = trajectory_names(model, None), trajectory_names(model, layers)
     skipped = [Skipped(n, "state", "not among the layers asked for") for n in names if n not in chosen]
     return [Site(n, model, "output", "state", "trajectory") for n in chosen], skipped
 
@@ -269,21 +261,14 @@ def _leaky_sites(model: LeakyResNet, layers: object) -> tuple[list[Site], list[S
 def _read_trajectory(
     model: LeakyResNet, sites: list[Site], data: _Limit, reader: Reader, objective: PenalisedLoss | None
 ) -> None:
-    wide, device = torch.float64, model.weight.device
-    W, rho = model.weight.detach().to(wide), model.rho.to(wide)
+    device, rho = model.weight.device, model.rho.double()
     ends = [0.0, *rho.cumsum(0).tolist()]
     L_tilde = model.effective_depth
     with undisturbed(model):
         for given in data:
             batch = to_device(given, device)
-            x = batch[0] if isinstance(batch, tuple | list) else batch
-            if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != model.in_features:
-                got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-                raise ValueError(
-                    f"data: expected inputs (samples, {model.in_features}) for this LeakyResNet, got {got}"
-                )
-            A = path(x.to(wide) @ model.in_map.detach().to(wide).T, W, rho, L_tilde, model.activation)
-            reader.begin(x.shape[0])
+            A = trajectory_of(model, batch)
+            reader.begin(A.shape[1])
             for site in sites:
                 i = int(site.name.removeprefix("A_"))
                 before = Positions(A[i - 1].unsqueeze(1), None, "") if i else None

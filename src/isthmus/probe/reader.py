@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from isthmus.activations import Activation
 from isthmus.probe.axes import Axes, axes_of, without_batch
 from isthmus.probe.capture import Event
-from isthmus.probe.consumers import Consumers
+from isthmus.probe.consumers import WITHOUT, Consumers
 from isthmus.probe.evidence import Trail, readable
 from isthmus.probe.find import Site, Skipped, adapted
 from isthmus.probe.kept import Draws, KeptRows
@@ -140,8 +140,9 @@ class Reader:
             return cast(Activation, given)
         key = name, call
         if key not in self.sigmas:
-            self.sigmas[key] = self.consumers.of(x)
-            if self.consumers.divided(x):
+            taken = self.consumers.of(x)
+            self.sigmas[key] = taken or WITHOUT
+            if taken is None:
                 self.doubts[f"{name}: {DIVIDED}"] = None
             elif self.begun > 1:
                 self.doubts[f"{name}: ran after the first batch only, so what takes it was not seen; {TAKEN}"] = None

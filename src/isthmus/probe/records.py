@@ -250,7 +250,7 @@ def _numbers(
     if len(filled) == 1:
         return {name: (value, None) for name, value in quantities(filled[0]).items()}
     without = None
-    if gamma0 is not None:
+    if gamma0 is not None and filled[0].method == "gram":  # a factor's shards are merged by the jackknife itself
         whole = merged(filled)
         without = whole.without_each(filled, gamma0)
     if without is None:

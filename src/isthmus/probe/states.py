@@ -73,7 +73,7 @@ class StateReader(Reader):
         """Keep a copy of the state (an in-place operation may follow); what a step needs besides is not asked for."""
         if self.batch is None:
             self.batch = after.values.shape[0]
-        state = after.meaned() if self.reading.positions == "mean" else after
+        state = self._one_row(after)
         wrong = state.not_finite(self.samples)
         if wrong is not None:
             raise Unreadable(f"its values cannot be used: {wrong}")
@@ -206,14 +206,7 @@ class Trajectory:
 
     def states(self, given: object, number: int) -> dict[str, Positions]:
         """The path of a batch."""
-        model, wide = self.model, torch.float64
-        batch = to_device(given, model.weight.device)
-        x = batch[0] if isinstance(batch, tuple | list) else batch
-        if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != model.in_features:
-            got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(f"data: expected inputs (samples, {model.in_features}) for this LeakyResNet, got {got}")
-        start = x.to(wide) @ model.in_map.detach().to(wide).T
-        A = path(start, model.weight.detach().to(wide), model.rho.to(wide), model.effective_depth, model.activation)
+        A = trajectory_of(self.model, to_device(given, self.model.weight.device))
         found = {}
         for name in self.names:
             state = Positions(A[int(name.removeprefix("A_"))].unsqueeze(1), None, "")
@@ -222,11 +215,25 @@ class Trajectory:
                 found[name] = state
             else:
                 self.failed[name] = Skipped(name, "state", f"its values cannot be used: {wrong}", True)
-        self._samples += len(x)
+        self._samples += A.shape[1]
         return found
 
     def finish(self) -> None:
         """Nothing shows at the end only."""
+
+
+def trajectory_of(model: LeakyResNet, batch: object) -> Tensor:
+    """States ``(L + 1, samples, width)`` of a batch on the network's device, in float64.
+
+    Raises:
+        ValueError: the batch, or its first part, is not ``(samples, in_features)``.
+    """
+    x, wide = batch[0] if isinstance(batch, tuple | list) else batch, torch.float64
+    if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != model.in_features:
+        got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"data: expected inputs (samples, {model.in_features}) for this LeakyResNet, got {got}")
+    start = x.to(wide) @ model.in_map.detach().to(wide).T
+    return path(start, model.weight.detach().to(wide), model.rho.to(wide), model.effective_depth, model.activation)
 
 
 def trajectory_names(model: LeakyResNet, layers: object) -> list[str]:
@@ -288,9 +295,7 @@ def common_structure(networks: Sequence[Mapping[str, Positions]]) -> Structure |
 
 def rows_of(state: Positions, device: torch.device) -> Tensor:
     """The real rows ``(n, width)`` in float64."""
-    values = state.values
-    values = values.reshape(-1, values.shape[2]) if state.keep is None else values[state.keep]
-    return values.to(device).to(torch.float64)
+    return state.shard(0, 1, 0).to(device).to(torch.float64)
 
 
 def described(structure: Structure) -> str:

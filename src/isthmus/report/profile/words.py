@@ -1,9 +1,8 @@
 """A profile in words: where it is narrow, which layers idle, what it costs to doubt it. Plain text."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from isthmus.probe.printed import by_reason, neighbour_lines
+from isthmus.probe.printed import by_reason, listed, neighbour_lines
 from isthmus.report._numbers import finite, show
 from isthmus.report.profile.data import STATES, Layer, ProfileData
 from isthmus.report.tables import Account, Card
@@ -91,7 +90,7 @@ def _idle(data: ProfileData) -> list[str]:
     named = [f"{layer.name} ({show(100 * (layer.value('step_change') or 0.0), 2)} %)" for layer in idle]
     how = "moves" if len(idle) == 1 else "move"
     return [
-        f"{_some(named)} {how} the state by less than {IDLE:.0%}: what dropping such layers costs, "
+        f"{listed(named, 5)} {how} the state by less than {IDLE:.0%}: what dropping such layers costs, "
         "isthmus.probe.simplify predicts and measures."
     ]
 
@@ -110,15 +109,16 @@ def _doubts(data: ProfileData, narrow: Narrow | None) -> list[str]:
     above = [layer.name for layer in data.layers if (layer.value(COST) or 0.0) > layer.row["width"]]
     if above:
         found.append(
-            f"{_some(above)}: the cost of identity (COI) is above the width, so it is no dimension there: the states "
-            "have entries that σ does not carry along. Quote the column dimension."
+            f"{listed(above, 5)}: the cost of identity (COI) is above the width, so it is no dimension there: the "
+            "states have entries that σ does not carry along. Quote the column dimension."
         )
     few = [layer for layer in data.layers if layer.row["rows"] < FEW_ROWS * layer.row["width"]]
     if few:
         least = min(few, key=lambda layer: layer.row["rows"] / layer.row["width"])
         found.append(
-            f"{_some([layer.name for layer in few])}: fewer than {FEW_ROWS} rows a neuron (least: {least.row['rows']} "
-            f"for width {least.row['width']} at {least.name}), so ranks may be those of the sample; give more data."
+            f"{listed([layer.name for layer in few], 5)}: fewer than {FEW_ROWS} rows a neuron (least: "
+            f"{least.row['rows']} for width {least.row['width']} at {least.name}), so ranks may be those of the "
+            "sample; give more data."
         )
     found += [f"{reason[0].upper()}{reason[1:]}" for reason in neighbour_lines(data.profile)]
     found += _doubts_of_the_narrowest(data, narrow)
@@ -126,7 +126,7 @@ def _doubts(data: ProfileData, narrow: Narrow | None) -> list[str]:
     found += data.profile.doubts
     lost = by_reason([one for one in data.profile.skipped if one.chosen])
     if lost:
-        named = [f"{_some(names, 3)} ({reason})" for reason, names in lost.items()]
+        named = [f"{listed(names, 3)} ({reason})" for reason, names in lost.items()]
         found.append(f"{sum(map(len, lost.values()))} chosen but not read: {'; '.join(named[:3])}.")
     if not data.whole:
         found.append("Only the first batches were read (--max-batches): fine if the data come in random order.")
@@ -161,15 +161,10 @@ def _doubts_of_arithmetic(data: ProfileData) -> list[str]:
         found.append(f"States came in {' and '.join(short)}: directions below {digits} of the largest are rounding.")
     bad = [layer.name for layer in data.layers if (layer.value("coi_stable_error") or 0.0) > 0.01]
     if bad:
-        found.append(f"{_some(bad)}: rounding may change the stable cost by over 1 %; --method qr does not square.")
+        found.append(f"{listed(bad, 5)}: rounding may change the stable cost by over 1 %; --method qr does not square.")
     if not finite([layer.value("participation_ratio") for layer in data.layers]):
         found.append("No spectra were summed, hence no ranks of the states.")
     return found
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    listed = ", ".join(names[:most])
-    return f"{listed} and {len(names) - most} more" if len(names) > most else listed
 
 
 def profile_cards(data: ProfileData) -> list[Card]:

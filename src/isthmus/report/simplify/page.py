@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from isthmus.report._numbers import number, show
 from isthmus.report.document import Document
 from isthmus.report.simplify.figures import KEYS, simplify_figures
-from isthmus.report.simplify.words import account, signed, simplify_cards, told
+from isthmus.report.simplify.words import account, signed, simplify_cards
 from isthmus.report.spec import Figure
 from isthmus.report.tables import HOW_TO_SORT, Cell, Column, Table
 
@@ -88,8 +88,7 @@ class SimplifyPage(Document):
         for candidate in found.candidates:
             what = candidate.reason or ("went" if candidate.name in found.dropped else "stayed")
             values = [number(v) for v in (candidate.predicted, candidate.step_change, candidate.cosine)]
-            shown = [told(value) for value in values]
-            cells = [candidate.name, candidate.stack, *shown, what]
+            cells = [candidate.name, candidate.stack, *map(show, values), what]
             ranked.append((candidate.name in found.dropped, _cells(cells, (None, None, *values, None))))
         if ranked:
             tables.append(Table("candidates", "The first ranking", HOW_TO_SORT, CANDIDATES, ranked, named=True))

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from isthmus.report._numbers import MISSING, show
+from isthmus.probe.printed import listed
+from isthmus.report._numbers import show
 from isthmus.report.tables import Account, Card
 
 if TYPE_CHECKING:
@@ -22,11 +23,10 @@ def account(found: "Simplified") -> Account:
     if not found.rounds:
         headline = "Nothing was dropped: no block could go within what was asked for."
         return Account(headline, (), tuple(found.notes))
-    names = ", ".join(found.dropped[:6]) + (f" and {len(found.dropped) - 6} more" if len(found.dropped) > 6 else "")
     whole = len(found.kept) + len(found.dropped)
     headline = (
-        f"{len(found.dropped)} of {whole} blocks went: {names}. The loss went from {show(found.loss_before, 4)} to "
-        f"{show(found.loss_after, 4)}."
+        f"{len(found.dropped)} of {whole} blocks went: {listed(found.dropped)}. The loss went from "
+        f"{show(found.loss_before, 4)} to {show(found.loss_after, 4)}."
     )
     sentences = [
         f"Predicted {signed(found.predicted)}, measured {signed(found.measured)}, on the data that were given."
@@ -57,8 +57,3 @@ def simplify_cards(found: "Simplified") -> list[Card]:
         Card(name, show(found.size_after[name], 4), f"{show(size, 4)} before", "In the units of the budget.")
         for name, size in found.size_before.items()
     ]
-
-
-def told(value: float | None) -> str:
-    """A number, or that there is none."""
-    return MISSING if value is None else show(value)
